@@ -1,0 +1,72 @@
+"""Losses shared by predictive models, one per task, looked up by the task's name.
+
+Missing targets (NaN) carry no weight. Fields on a latitude-longitude grid are weighted by cell area when the batch's
+context holds `lat` in degrees north.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from astrozoo.batch import Batch
+from astrozoo.errors import ConfigError
+from astrozoo.objectives.area import area_weights
+
+__all__ = ["field_mse", "register_task_loss", "task_loss", "weighted_mse"]
+
+TaskLoss = Callable[[Any, Batch], dict[str, Tensor]]
+_LOSSES: dict[str, TaskLoss] = {}
+
+
+def register_task_loss(*tasks: str) -> Callable[[TaskLoss], TaskLoss]:
+    """Decorator: the loss of every model whose `task` is one of `tasks`."""
+
+    def register(function: TaskLoss) -> TaskLoss:
+        for task in tasks:
+            _LOSSES[task] = function
+        return function
+
+    return register
+
+
+def task_loss(task: str, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+    """Scalar `"loss"` and its parts for what a model of `task` returned.
+
+    Raises:
+        ConfigError: No loss is registered for the task; such a model must implement `loss` itself.
+    """
+    try:
+        loss = _LOSSES[task]
+    except KeyError:
+        raise ConfigError(
+            f"no shared loss for task {task!r} (known: {', '.join(sorted(_LOSSES))}); implement loss(batch) in the model."
+        ) from None
+    return loss(outputs, batch)
+
+
+def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared error over the finite targets, in at least float32; 0 with zero gradient where none is finite.
+
+    Args:
+        prediction, target: Equal shapes.
+        weight: Broadcastable to them, non-negative.
+    """
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    prediction, target = prediction.to(dtype), target.to(dtype)
+    known = torch.isfinite(target)
+    weights = known.to(dtype) if weight is None else known * weight.to(dtype)
+    # The difference is zeroed before it is squared: NaN * 0 would be NaN again.
+    difference = torch.where(known, prediction - torch.where(known, target, 0.0), 0.0)
+    return (weights * difference.square()).sum() / weights.sum().clamp_min(torch.finfo(dtype).tiny)
+
+
+@register_task_loss("field_regression", "field_forecast")
+def field_mse(y: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Area-weighted mean squared error of fields `[..., lat, lon]`, in the (normalised) units of the target."""
+    lat = batch.context.get("lat")
+    weight = None if lat is None else area_weights(lat)[:, None]
+    return {"loss": weighted_mse(y, batch.targets["y"], weight)}
