@@ -1,0 +1,78 @@
+# The toolbox. Everything runs from .venv, which the first target that needs it creates:
+#
+#   make demo      train a small model on a real climate file, see examples/
+#   make test      the test suite
+#   make lint      ruff, mypy and the import layers
+#   make docs      the documentation, docs/_build/html/index.html
+#   make catalog   entry points and catalog.json, derived from the families' code
+#   make bench     what the project promises to reach, measured against its peers
+#   make clean     caches and build outputs (.venv stays)
+#
+# Another interpreter: make PYTHON=python3.13 test. Another place for the environment: make VENV=/tmp/env test.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+# Plugins that are installed beside the core; the template shows third parties how, and is tested like one.
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/astrozoo-template/pyproject.toml))
+
+# What an editable installation reads once: metadata, versions, entry points. Code itself needs no reinstallation.
+METADATA := pyproject.toml astrozoo/_version.py $(wildcard astrozoo/entry_points.txt) $(wildcard $(addsuffix /pyproject.toml,$(PLUGINS)))
+
+.PHONY: help install demo test lint docs catalog bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: $(METADATA) | $(BIN)/python
+	@echo "Installing astrozoo and its extras into $(VENV) (PyTorch is large: the first time takes a few minutes)"
+	@$(BIN)/uv --version > /dev/null 2>&1 || $(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[all,dev]' $(foreach plugin,$(PLUGINS),--editable $(plugin))
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "astrozoo needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+		echo "Name another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+		echo "'$(PYTHON)' cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+demo: install
+	$(BIN)/python examples/forecast_temperature.py
+
+# One process: torch already uses both cores of a small machine, and workers would each import it again.
+test: install
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+catalog: install
+	$(BIN)/astrozoo catalog
+	@$(MAKE) --no-print-directory install
+
+bench: install
+	$(BIN)/astrozoo bench core
+	$(BIN)/astrozoo bench load
+	$(BIN)/astrozoo bench trainer
+	$(BIN)/astrozoo bench cube
+
+clean:
+	rm -rf build dist docs/_build docs/generated runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
