@@ -27,6 +27,8 @@ RUN uv pip install --no-cache ".[all]"
 
 RUN useradd --create-home --shell /bin/bash --uid 10001 astrozoo
 USER astrozoo
+# Made by the user who writes into it; WORKDIR alone would leave it to root.
+RUN mkdir /home/astrozoo/work
 WORKDIR /home/astrozoo/work
 
 # Imports, devices, a model forward and backward, a checkpoint round trip: the whole chain, not only a live process.
