@@ -72,15 +72,31 @@ class ZooModel(nn.Module):
         """Specs of the targets `loss` expects; by default those of the outputs."""
         return cls.output_specs(config)
 
+    @classmethod
+    def feature_stages(cls, config: Any) -> tuple[str, ...]:
+        """Names of the stages `features` returns under `config`, in order.
+
+        Empty where they do not depend on the configuration: then the family's capabilities name them, or the reason
+        why there are none.
+        """
+        del config
+        return ()
+
     def check_inputs(self, **tensors: Tensor | None) -> None:
         """Compare tensors with the spec by name. Call it first in `forward`; it vanishes under torch.compile and export.
 
         Raises:
-            InputError: A tensor is missing, or its rank, sizes or dtype differ from the spec; the message gives the
+            InputError: A tensor is missing or not expected, or its rank, sizes or dtype differ from the spec; the message gives the
                 named dims expected and got.
         """
         if torch.compiler.is_compiling():
             return
+        for name, tensor in tensors.items():
+            if tensor is not None and name not in self._input_specs:
+                raise InputError(
+                    f"{self._label()} takes no input {name!r} as configured; it takes "
+                    f"{', '.join(str(spec) for spec in self._input_specs.values())}."
+                )
         seen: dict[str, tuple[int, str]] = {}
         for name, spec in self._input_specs.items():
             tensor = tensors.get(name)

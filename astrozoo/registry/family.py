@@ -106,6 +106,8 @@ class Variant:
         """The spec for `config` (default: the variant's own), without costs and without the distribution."""
         config = self.config() if config is None else config
         family = self.family
+        stages = family.model.feature_stages(config)
+        capabilities = dataclasses.replace(family.capabilities, features=stages) if stages else family.capabilities
         return ModelSpec(
             name=self.name,
             family=family.name,
@@ -119,7 +121,7 @@ class Variant:
             targets=family.model.target_specs(config),
             paper=family.paper,
             licence=family.licence,
-            capabilities=family.capabilities,
+            capabilities=capabilities,
             default_attention=family.default_attention,
             attentions=family.attentions,
             requires=family.requires,

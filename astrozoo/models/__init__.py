@@ -1,0 +1,1 @@
+"""Models by domain: one folder per domain, one file per family."""

@@ -1,0 +1,1 @@
+"""Fields on a latitude-longitude grid with levels: `[batch, var, level, lat, lon]`."""

@@ -1,0 +1,17 @@
+"""Building blocks that families share. Each module is one idea; a block exists once.
+
+checks    validation of configuration fields, with errors that name field, value and what is allowed
+sphere    halos and convolutions of latitude-longitude grids: the wrap in longitude, the other side of a pole
+norm      normalisation over channels, the same for every batch and grid
+film      conditioning on a vector by scale and shift
+resample  coarser and finer grids of any size
+drop      dropping residual branches during training
+"""
+
+from astrozoo.nn.drop import DropPath
+from astrozoo.nn.film import FiLM
+from astrozoo.nn.norm import ChannelNorm
+from astrozoo.nn.resample import Coarsen, Refine
+from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
+
+__all__ = ["ChannelNorm", "Coarsen", "DropPath", "FiLM", "GridConv3d", "Refine", "half_turn", "pad_grid"]

@@ -1,0 +1,36 @@
+"""Normalisation that depends neither on the batch nor on the size of the grid."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["ChannelNorm"]
+
+
+class ChannelNorm(nn.Module):
+    """Layer normalisation over the channels of each grid cell (Ba et al. 2016, arXiv:1607.06450): `[batch, channel, ...]`.
+
+    Statistics over the grid would count the crowded cells near the poles like any others and change with the region
+    that is cut out; statistics over the batch would make one sample's result depend on its neighbours'.
+    """
+
+    def __init__(self, channels: int, *, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Autocast would return float32 and double the traffic; the kernel sums in float32 whatever the dtype.
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            return F.layer_norm(x.movedim(1, -1), weight.shape, weight, bias, self.eps).movedim(-1, 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}, eps={self.eps}"

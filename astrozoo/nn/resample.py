@@ -1,0 +1,64 @@
+"""Coarser and finer grids: convolutions whose kernel is their stride, for grids of any size.
+
+`Coarsen` fills up sizes that the stride does not divide (wrapping in a periodic longitude, repeating the edge elsewhere) and
+`Refine` crops what it makes to the size asked for, so `n` cells become `ceil(n / stride)` and `n` again.
+A single level stays one at no cost: the level planes of the kernel are summed, which is what repeating the level would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Coarsen", "Refine"]
+
+
+class Coarsen(nn.Conv3d):
+    """`[batch, in_channel, level, lat, lon]` -> `[batch, out_channel, ceil(level / stride), ceil(lat / stride), ...]`."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int, int], *, longitude: str) -> None:
+        super().__init__(in_channels, out_channels, stride, stride)
+        self.longitude = longitude
+
+    def reset_parameters(self) -> None:
+        """Variance-preserving initialisation, zero bias."""
+        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, (level, lat, lon) = self.weight, self.kernel_size
+        if x.shape[2] == 1 and level > 1:
+            weight, level = weight.sum(2, keepdim=True), 1
+        missing = [-size % step for size, step in zip(x.shape[2:], (level, lat, lon), strict=True)]
+        if missing[0] or missing[1]:
+            x = F.pad(x, (0, 0, 0, missing[1], 0, missing[0]), mode="replicate")
+        if missing[2]:
+            east = (
+                x[..., : missing[2]] if self.longitude == "periodic" else x[..., -1:].expand(*x.shape[:-1], missing[2])
+            )
+            x = torch.cat([x, east], -1)
+        return F.conv3d(x, weight, self.bias, (level, lat, lon))
+
+
+class Refine(nn.ConvTranspose3d):
+    """`[batch, in_channel, level, lat, lon]` -> `[batch, out_channel, *sizes]`, at most `stride` times as fine."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int, int]) -> None:
+        super().__init__(in_channels, out_channels, stride, stride)
+
+    def reset_parameters(self) -> None:
+        """Variance-preserving initialisation (every fine cell sees one coarse cell), zero bias."""
+        nn.init.normal_(self.weight, std=self.in_channels**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:  # type: ignore[override]
+        weight, (level, lat, lon) = self.weight, self.kernel_size
+        if sizes[0] == 1 and level > 1:
+            weight, level = weight[:, :, :1], 1
+        x = F.conv_transpose3d(x, weight, self.bias, (level, lat, lon))
+        return x[:, :, : sizes[0], : sizes[1], : sizes[2]]
