@@ -16,7 +16,7 @@ from astrozoo.batch import Batch
 from astrozoo.errors import ConfigError
 from astrozoo.objectives.area import area_weights
 
-__all__ = ["field_mse", "register_task_loss", "task_loss", "weighted_mse"]
+__all__ = ["field_mse", "register_task_loss", "task_loss", "target_mse", "weighted_mse"]
 
 TaskLoss = Callable[[Any, Batch], dict[str, Tensor]]
 _LOSSES: dict[str, TaskLoss] = {}
@@ -70,3 +70,11 @@ def field_mse(y: Tensor, batch: Batch) -> dict[str, Tensor]:
     lat = batch.context.get("lat")
     weight = None if lat is None else area_weights(lat)[:, None]
     return {"loss": weighted_mse(y, batch.targets["y"], weight)}
+
+
+@register_task_loss("forecast", "regression")
+def target_mse(outputs: Any, batch: Batch) -> dict[str, Tensor]:
+    """Mean squared error of every target, averaged over the targets; each is also reported by its name."""
+    named = outputs._asdict() if hasattr(outputs, "_asdict") else dict.fromkeys(batch.targets, outputs)
+    parts = {name: weighted_mse(named[name], target) for name, target in batch.targets.items()}
+    return {"loss": torch.stack(list(parts.values())).mean(), **parts}
