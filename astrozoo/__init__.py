@@ -1,1 +1,112 @@
-"""astrozoo."""
+"""astrozoo: a plugin-based model zoo for astrobiology and planetary science on PyTorch.
+
+    import astrozoo
+
+    astrozoo.list_models("cube_*", task="field_regression")
+    model = astrozoo.create_model("cube_unet_nano", in_vars=5, out_vars=5)
+    batch = astrozoo.example_batch(model)
+    y = model(**batch.inputs)
+
+Everything is imported on first use: `import astrozoo` and listing import neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from astrozoo._version import __version__
+
+if TYPE_CHECKING:
+    from astrozoo.batch import Batch
+    from astrozoo.errors import (
+        AmbiguousNameError,
+        AstrozooError,
+        AstrozooPluginWarning,
+        BackendUnavailableError,
+        ConfigError,
+        DataError,
+        InputError,
+        PluginError,
+        TrainingError,
+        UnknownModelError,
+        WeightsError,
+    )
+    from astrozoo.factory import create_attention, create_model, example_batch
+    from astrozoo.module import ZooModel
+    from astrozoo.registry import attention_info, list_attentions, list_models, list_plugins, model_info
+    from astrozoo.registry.hookspecs import hookimpl
+    from astrozoo.training import TrainConfig, evaluate, predict, train
+    from astrozoo.weights import download, load_model, push_model, save_model
+
+_HOMES = {
+    "astrozoo.batch": ("Batch",),
+    "astrozoo.errors": (
+        "AmbiguousNameError",
+        "AstrozooError",
+        "AstrozooPluginWarning",
+        "BackendUnavailableError",
+        "ConfigError",
+        "DataError",
+        "InputError",
+        "PluginError",
+        "TrainingError",
+        "UnknownModelError",
+        "WeightsError",
+    ),
+    "astrozoo.factory": ("create_attention", "create_model", "example_batch"),
+    "astrozoo.module": ("ZooModel",),
+    "astrozoo.registry": ("attention_info", "list_attentions", "list_models", "list_plugins", "model_info"),
+    "astrozoo.registry.hookspecs": ("hookimpl",),
+    "astrozoo.training": ("TrainConfig", "evaluate", "predict", "train"),
+    "astrozoo.weights": ("download", "load_model", "push_model", "save_model"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AmbiguousNameError",
+    "AstrozooError",
+    "AstrozooPluginWarning",
+    "BackendUnavailableError",
+    "Batch",
+    "ConfigError",
+    "DataError",
+    "InputError",
+    "PluginError",
+    "TrainConfig",
+    "TrainingError",
+    "UnknownModelError",
+    "WeightsError",
+    "ZooModel",
+    "__version__",
+    "attention_info",
+    "create_attention",
+    "create_model",
+    "download",
+    "evaluate",
+    "example_batch",
+    "hookimpl",
+    "list_attentions",
+    "list_models",
+    "list_plugins",
+    "load_model",
+    "model_info",
+    "predict",
+    "push_model",
+    "save_model",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use (PEP 562)."""
+    from importlib import import_module
+
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'astrozoo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

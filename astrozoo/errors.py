@@ -7,6 +7,7 @@ also derives from the built-in a caller would expect, so `except ValueError` kee
 __all__ = [
     "AmbiguousNameError",
     "AstrozooError",
+    "AstrozooPluginWarning",
     "BackendUnavailableError",
     "ConfigError",
     "DataError",
@@ -56,3 +57,7 @@ class DataError(AstrozooError, ValueError):
 
 class TrainingError(AstrozooError, RuntimeError):
     """Training that cannot start, or that stopped because it would produce wrong weights."""
+
+
+class AstrozooPluginWarning(UserWarning):
+    """An installed plugin that is broken or claims a taken name; astrozoo goes on without that part of it."""

@@ -62,9 +62,7 @@ class TensorSpec:
 
     def example_shape(self, batch_size: int | None = None) -> tuple[int, ...]:
         """Sizes of an example tensor; `batch_size` replaces the size of the `batch` dimension."""
-        return tuple(
-            batch_size if dim.name == "batch" and batch_size is not None else dim.example for dim in self.dims
-        )
+        return tuple(batch_size if dim.name == "batch" and batch_size is not None else dim.example for dim in self.dims)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +116,7 @@ class Capabilities:
     features: tuple[str, ...] | str = ()
 
     def supports(self, capability: str) -> bool:
-        """Whether `capability` (`compile`, `export`, `grad_checkpointing`, `features`, `bfloat16`, `float16`) is offered."""
+        """Whether `capability` is offered: the name of a field, or `bfloat16` or `float16`."""
         if capability in ("bfloat16", "float16"):
             return capability in self.amp
         value = getattr(self, capability)

@@ -1,0 +1,127 @@
+"""The plugin manager: hook implementations of installed plugins, each isolated from the others and from the host."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pluggy
+
+from astrozoo.errors import AstrozooError, PluginError
+from astrozoo.registry import hookspecs
+from astrozoo.registry.discovery import ATTENTION, CORE, MODELS, PLUGINS, Entry, disabled, normalized
+from astrozoo.registry.loading import describe, output_to_stderr
+from astrozoo.registry.names import suggest
+from astrozoo.registry.state import Registry
+
+__all__ = ["load_everything", "manager"]
+
+_ITEMS: Mapping[str, type] = {
+    "astrozoo_weight_sources": hookspecs.WeightSource,
+    "astrozoo_attention_backends": hookspecs.AttentionBackend,
+    "astrozoo_accelerators": hookspecs.Accelerator,
+    "astrozoo_cli_commands": hookspecs.CliCommand,
+}
+_MAPPINGS = ("astrozoo_datasets", "astrozoo_convert_state_dict")
+
+
+def manager(registry: Registry) -> pluggy.PluginManager:
+    """The plugin manager of `registry`, made on first use; imports every plugin that is not blocked."""
+    with registry.lock:
+        if registry.plugins is None:
+            plugins = registry.plugins = pluggy.PluginManager("astrozoo")
+            plugins.add_hookspecs(hookspecs)
+            for offer in registry.offers.values():
+                if not offer.blocked:
+                    for entry in offer.entries[PLUGINS].values():
+                        _register(registry, plugins, entry)
+        return registry.plugins
+
+
+def load_everything(registry: Registry) -> None:
+    """Import all that is declared, to learn what of it works. Failures end up in the states, not here."""
+    manager(registry)
+    for group in (MODELS, ATTENTION):
+        for name in registry.indices[group].listed:
+            try:
+                registry.load(group, name)
+            except PluginError:
+                continue  # recorded, with its warning
+    for distribution in registry.offers:
+        registry.catalog(distribution)
+
+
+def _register(registry: Registry, plugins: pluggy.PluginManager, entry: Entry) -> None:
+    if normalized(entry.distribution) != CORE and normalized(entry.name) in disabled():
+        registry.block_hooks(entry)
+        return
+    label = f"{entry.distribution}:{entry.name}"
+    try:
+        plugin = registry.timed_import(entry)
+        if plugins.is_registered(plugin):
+            raise ValueError(f"{entry.value} is already registered as {plugins.get_name(plugin)}")
+        with output_to_stderr():
+            _add(plugins, plugin, label)
+    except (Exception, SystemExit) as error:
+        registry.report(entry.distribution, f"hooks {entry.value} failed: {describe(error)}")
+    else:
+        registry.mark_loaded(entry, plugin)
+        for caller in plugins.get_hookcallers(plugin) or ():
+            for implementation in caller.get_hookimpls():
+                if implementation.plugin is plugin:
+                    guarded = _guarded(registry, entry, caller.name, implementation.function)
+                    implementation.function = guarded  # type: ignore[misc]  # pluggy has no call-time isolation
+
+
+def _add(plugins: pluggy.PluginManager, plugin: Any, label: str) -> None:
+    """Register `plugin` wholly or not at all."""
+    if isinstance(plugin, (str, int, float, bool, type(None))):
+        raise TypeError(f"expected a module or an object with hook functions, got {plugin!r}")
+    try:
+        plugins.register(plugin, name=label)
+        callers = plugins.get_hookcallers(plugin) or []
+        if not callers:
+            raise TypeError("it implements no hook; mark functions with @astrozoo.hookimpl")
+        for caller in callers:
+            if not caller.has_spec():
+                known = [name for name in vars(hookspecs) if name.startswith("astrozoo_")]
+                raise TypeError(f"there is no hook {caller.name!r}.{suggest(caller.name, known)}")
+            if any(item.plugin is plugin and (item.wrapper or item.hookwrapper) for item in caller.get_hookimpls()):
+                raise TypeError(f"{caller.name} is a hook wrapper, which cannot be isolated; make it a plain function")
+    except Exception:
+        if plugins.is_registered(plugin):
+            plugins.unregister(plugin)
+        raise
+
+
+def _guarded(registry: Registry, entry: Entry, hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, whose errors and nonsense become a warning and the answer None, which pluggy leaves out."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        try:
+            with output_to_stderr():
+                answer = function(*args)
+            if answer is not None:
+                _check_answer(hook, answer)
+        except AstrozooError:
+            raise  # deliberate: a refusal, or weights that cannot be had
+        except (Exception, SystemExit) as error:
+            registry.report(entry.distribution, f"hook {hook} of {entry.value} failed: {describe(error)}")
+            return None
+        return answer
+
+    return call
+
+
+def _check_answer(hook: str, answer: Any) -> None:
+    if hook in _ITEMS:
+        protocol = _ITEMS[hook]
+        if isinstance(answer, (str, bytes)) or not isinstance(answer, Sequence):
+            raise TypeError(f"it returned a {type(answer).__name__}, expected a list of {protocol.__name__}")
+        for item in answer:
+            if isinstance(item, type) or not isinstance(item, protocol):
+                raise TypeError(f"it returned {item!r}, which is no {protocol.__name__}")
+    elif hook in _MAPPINGS and not isinstance(answer, Mapping):
+        raise TypeError(f"it returned a {type(answer).__name__}, expected a mapping")
