@@ -1,0 +1,1 @@
+"""Weights: save, load, shards, the Hub, sources, verification, conversion."""

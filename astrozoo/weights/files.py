@@ -1,0 +1,292 @@
+"""Files written whole or not at all, and tensors in them.
+
+`atomic_write` replaces one file, `atomic_folder` a set of files, so that a crash, Ctrl-C, SIGKILL or a full disk leaves
+what was there before. `write_tensors` and `read_tensors` speak safetensors; reading maps the file into memory, so a
+tensor costs no memory of its own until somebody writes to it. Nothing here ever unpickles.
+
+A folder that exists cannot be replaced in one step on every file system, and it may hold files of other people. So new
+files are gathered in a hidden folder inside it, which one rename marks as committed; only then are they moved to their
+places. `find_file` looks into a committed folder first, and the next write finishes the moves, so that at every moment
+either all old files or all new ones are what a reader finds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from astrozoo.errors import WeightsError
+
+__all__ = ["atomic_folder", "atomic_write", "find_file", "open_tensors", "read_tensors", "write_tensors"]
+
+_COMMITTED = ".astrozoo-committed"
+_STAGING = ".astrozoo-saving-"
+_OBSOLETE = ".obsolete.json"
+
+
+# -- one file ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well, what was written there becomes `path`.
+
+    Any exception, Ctrl-C included, removes the temporary file and leaves the old one as it was.
+
+    Raises:
+        WeightsError: The file could not be written (full disk, no permission); the message says what was kept.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{_unique()}")
+    with _explained(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)  # atomic: same folder, hence same file system
+            _sync(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+# -- several files that belong together --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, replaces: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield an empty folder; when the block ends well, the files in it become files of the folder `path`, all at once.
+
+    A folder that did not exist appears complete. In one that did, files of the same name are replaced, and other files
+    stay unless they match a pattern of `replaces` (shards of an earlier save, say). Sub-folders cannot be written.
+
+    Raises:
+        WeightsError: The files could not be written (full disk, no permission); the message says what was kept.
+    """
+    path = Path(path).absolute()
+    with _explained(path):
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(f"{path} is a file, not a folder")
+        fresh = not path.exists()
+        parent = path.parent if fresh else path
+        parent.mkdir(parents=True, exist_ok=True)
+        staging = parent / f"{_STAGING}{socket.gethostname()}-{os.getpid()}-{_unique()}"
+        try:
+            staging.mkdir()
+            yield staging
+            for file in staging.iterdir():
+                _sync(file)
+            _sync(staging)
+            if fresh:
+                staging.rename(path)
+                _sync(parent)
+                return
+            _finish_commit(path)  # of an earlier write that was killed while it moved its files
+            _note_obsolete(path, staging, replaces)
+            staging.rename(path / _COMMITTED)  # from here on the new files are the ones that count
+            _sync(path)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        _finish_commit(path)
+        _remove_abandoned(path)
+
+
+def find_file(folder: str | os.PathLike[str], name: str) -> Path | None:
+    """The file `name` of a folder written with `atomic_folder`, or None. Correct even after a crash amid a commit."""
+    committed = Path(folder) / _COMMITTED
+    if (committed / name).is_file():
+        return committed / name
+    if name in _obsolete(committed):
+        return None
+    file = Path(folder) / name
+    return file if file.is_file() else None
+
+
+def _note_obsolete(path: Path, staging: Path, patterns: tuple[str, ...]) -> None:
+    kept = {file.name for file in staging.iterdir()}
+    names = [file.name for file in path.iterdir() if file.is_file()]
+    obsolete = [name for name in names if name not in kept and any(fnmatch(name, pattern) for pattern in patterns)]
+    note = staging / _OBSOLETE
+    note.write_text(json.dumps(obsolete), encoding="utf-8")
+    _sync(note)
+
+
+def _obsolete(committed: Path) -> list[str]:
+    try:
+        names: list[str] = json.loads((committed / _OBSOLETE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return names
+
+
+def _finish_commit(path: Path) -> None:
+    committed = path / _COMMITTED
+    if not committed.is_dir():
+        return
+    for name in _obsolete(committed):
+        (path / name).unlink(missing_ok=True)
+    for file in sorted(committed.iterdir()):
+        if file.name != _OBSOLETE:
+            file.replace(path / file.name)
+    (committed / _OBSOLETE).unlink(missing_ok=True)
+    committed.rmdir()
+    _sync(path)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Delete what processes of this machine that no longer run have left half-written."""
+    prefix = f"{_STAGING}{socket.gethostname()}-"
+    for folder in path.glob(f"{_STAGING}*"):
+        process = folder.name.removeprefix(prefix).partition("-")[0]
+        if folder.name.startswith(prefix) and process.isdigit() and not _runs(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    if os.name == "nt":  # os.kill(pid, 0) would end the process there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# -- tensors -----------------------------------------------------------------------------------------------------------
+
+
+def write_tensors(
+    tensors: Mapping[str, Tensor], path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to one safetensors file, atomically. Each is stored dense, contiguous and on its own.
+
+    Raises:
+        WeightsError: A value is no tensor that a file can hold, or the file could not be written.
+    """
+    with atomic_write(path) as temporary:
+        _save(_storable(tensors), temporary, dict(metadata or {}))
+
+
+def read_tensors(
+    path: str | os.PathLike[str], *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """All tensors of a safetensors file; on the CPU they are views of the mapped file.
+
+    Raises:
+        WeightsError: The file is missing, damaged or a pickle.
+    """
+    with open_tensors(path) as file:
+        tensors = {}
+        for name in file.keys():  # noqa: SIM118  a reader, not a dict
+            tensor = file.get_tensor(name)
+            tensors[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        return tensors
+
+
+@contextlib.contextmanager
+def open_tensors(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A safetensors reader (`keys()`, `get_slice(name)`, `get_tensor(name)`, `metadata()`) that maps the file.
+
+    Raises:
+        WeightsError: The file is missing or damaged; the message names it and the reason.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(damaged(path, str(error))) from error
+
+
+def damaged(path: Path, reason: str) -> str:
+    """The sentence about a safetensors file that cannot be read."""
+    if not path.exists():
+        return f"Weights file {path} does not exist; check the path, or save or download the model again."
+    return (
+        f"Weights file {path} ({path.stat().st_size:,} bytes) is no readable safetensors file: {reason}. It is "
+        f"truncated or damaged: copy or download it again."
+    )
+
+
+def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, none of which shares memory with another."""
+    storable: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise WeightsError(f"{name!r} is {_kind(value)}; a safetensors file holds dense tensors only.")
+        if value.is_meta:
+            raise WeightsError(
+                f"{name!r} is on the meta device and has no values to save; materialise the model first."
+            )
+        if hasattr(value, "full_tensor"):  # DTensor: this process holds only a part of it
+            raise WeightsError(f"{name!r} is sharded over processes; gather a full state dict and save that.")
+        tensor = value.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        if storage in storages and tensor.numel():
+            tensor = tensor.clone()
+        storages.add(storage)
+        storable[name] = tensor
+    return storable
+
+
+def _kind(value: object) -> str:
+    return f"a {value.layout} tensor" if isinstance(value, Tensor) else f"of type {type(value).__name__}"
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    # "format": "pt" is what transformers and the Hub look for
+    try:
+        save_file(tensors, path, metadata={"format": "pt", **metadata})
+    except SafetensorError as error:  # the writer wraps the operating system's error in its own
+        raise OSError(str(error).removeprefix("Error while serializing: I/O error: ")) from error
+
+
+# -- helpers -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"Could not write {path}: {error.strerror or error}. {_free_space(path)}"
+            f"What was saved there before is unchanged; free space or choose another place, then save again."
+        ) from error
+
+
+def _free_space(path: Path) -> str:
+    existing = next((folder for folder in path.parents if folder.exists()), None)
+    return f"{shutil.disk_usage(existing).free:,} bytes are free there. " if existing else ""
+
+
+def _unique() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def _sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, survive a power loss."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open folders; it keeps names safe by itself
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
