@@ -20,10 +20,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from astrozoo.bench.environment import describe_environment
 from astrozoo.bench.processes import Launcher
+from astrozoo.bench.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,8 +34,6 @@ __all__ = [
     "Ratio",
     "Samples",
     "Target",
-    "format_bytes",
-    "format_seconds",
     "measure",
     "measure_processes",
     "report",
@@ -320,26 +319,29 @@ def measure_processes(
     return Comparison(title, samples, describe_environment(packages))
 
 
-def report(comparisons: Sequence[Comparison], *, json_file: str | None = None) -> bool:
+def report(comparisons: Sequence[Comparison], *, json_file: str | None = None, stream: TextIO | None = None) -> bool:
     """Print the comparisons, and write them as JSON where asked; whether every target is met.
 
     Args:
         comparisons: What was measured.
         json_file: A path, written besides the tables; or `-`, which prints one JSON document and nothing else.
+        stream: Where to print; default: standard output.
     """
     met = all(comparison.met for comparison in comparisons)
     document = json.dumps({"met": met, "comparisons": [item.to_dict() for item in comparisons]}, indent=2) + "\n"
     if json_file == "-":
-        sys.stdout.write(document)
+        (stream or sys.stdout).write(document)
         return met
     if json_file is not None:
         Path(json_file).write_text(document, encoding="utf-8")
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(file=stream, highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # a log has no width to respect, and a wrapped table cannot be read
     if comparisons:
         environment = comparisons[0].environment
-        console.print(", ".join(f"{key} {value}" for key, value in environment.items()), markup=False)
+        console.print(", ".join(f"{key} {value}" for key, value in environment.items()), markup=False, soft_wrap=True)
     for comparison in comparisons:
         console.print(comparison.table())
         for note in comparison.notes:
@@ -347,24 +349,6 @@ def report(comparisons: Sequence[Comparison], *, json_file: str | None = None) -
         for target in comparison.targets:
             console.print(str(target), style="green" if target.met else "bold red", markup=False)
     return met
-
-
-def format_seconds(seconds: float) -> str:
-    """Three significant digits with the unit that suits: `1.23 s`, `45.6 ms`, `7.89 us`."""
-    for scale, unit in ((1.0, "s"), (1e-3, "ms")):
-        if abs(seconds) >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds / 1e-6:.3g} us"
-
-
-def format_bytes(count: float) -> str:
-    """Binary units with three significant digits: `1.5 GiB`."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(value) < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.3g} {unit}"
 
 
 def _schedule(names: list[str], rounds: int, warmup: int, seed: int) -> Iterable[tuple[int, str]]:

@@ -16,7 +16,7 @@ from types import TracebackType
 
 __all__ = ["Launcher"]
 
-# Reads one JSON argument vector per line, answers with [seconds, peak bytes, exit status, ends of its output and errors].
+# Reads one JSON argument vector per line, answers with [seconds, peak bytes, status, ends of its output and errors].
 _LAUNCHER = """
 import json, os, sys, tempfile, time
 scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere

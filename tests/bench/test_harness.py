@@ -10,8 +10,6 @@ from astrozoo.bench.harness import (
     Comparison,
     Samples,
     Target,
-    format_bytes,
-    format_seconds,
     measure,
     measure_processes,
     report,
@@ -237,15 +235,3 @@ def test_json_on_stdout_is_all_there_is(comparison, capsys):
     comparison.targets.append(Target("skill", 0.5, 0.9, "at least"))
     assert report([comparison], json_file="-") is False
     assert json.loads(capsys.readouterr().out)["met"] is False
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(2.5, "2.5 s"), (0.0456, "45.6 ms"), (7.89e-6, "7.89 us"), (-0.002, "-2 ms"), (0, "0 us")]
-)
-def test_format_seconds(seconds, text):
-    assert format_seconds(seconds) == text
-
-
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (512, "512 B"), (1536, "1.5 KiB"), (3 * 2**40, "3 TiB")])
-def test_format_bytes(count, text):
-    assert format_bytes(count) == text
