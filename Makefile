@@ -64,7 +64,7 @@ docs: install
 	@echo "docs/_build/html/index.html"
 
 catalog: install
-	$(BIN)/astrozoo catalog
+	$(BIN)/python -m astrozoo.catalogue
 	@$(MAKE) --no-print-directory install
 
 bench: install
