@@ -16,6 +16,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "plain_docstrings",
     "registry_pages",
 ]
 exclude_patterns = ["_build"]

@@ -51,9 +51,9 @@ def models_page(specs: Sequence[ModelSpec]) -> str:
     lines = [
         "# Model catalogue",
         "",
-        f"{count(len(specs), 'variant')} of {count(len(families), 'family', 'families')} are in this release. Sizes mean "
-        "the same everywhere: nano < tiny < small < base < large < huge. Parameters and operations are those of the "
-        "default configuration at the example size, batch 1.",
+        f"{count(len(specs), 'variant')} of {count(len(families), 'family', 'families')} are in this release. Sizes "
+        "mean the same everywhere: nano < tiny < small < base < large < huge. Parameters and operations are those of "
+        "the default configuration at the example size, batch 1.",
         "",
     ]
     for domain, members in groupby(sorted(specs, key=lambda spec: spec.domain), key=lambda spec: spec.domain):
@@ -105,7 +105,10 @@ def family_page(specs: Sequence[ModelSpec]) -> str:
     ]
     lines += table(
         ["field", *(f"`{spec.size}`" for spec in specs)],
-        ([f"`{field}`", *(f"`{spec.config[field]!r}`" for spec in specs)] for field in first.config),
+        (
+            [f"`{field.name}`", *(f"`{spec.config[field.name]!r}`" for spec in specs)]
+            for field in dataclasses.fields(family.config)
+        ),
     )
     lines += ["```{eval-rst}", f".. autoclass:: {family.config.__module__}.{family.config.__qualname__}", "```", ""]
     lines += ["## Capabilities", "", *capabilities(first), ""]
