@@ -130,8 +130,9 @@ class GridConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         levels, rows, columns = (size // 2 for size in self.kernel_size)
         weight = self.weight
-        if levels and x.shape[2] == 1:
-            weight, levels = weight[:, :, levels : levels + 1], 0
+        if x.shape[2] == 1:  # planar kernels are faster than 3-D ones of one level
+            plane = pad_grid(x.squeeze(2), rows, columns, longitude=self.longitude, poles=self.poles)
+            return F.conv2d(plane, weight[:, :, levels], self.bias).unsqueeze(2)
         x = pad_grid(x, rows, columns, longitude=self.longitude, poles=self.poles)
         return F.conv3d(x, weight, self.bias, padding=(levels, 0, 0))
 
