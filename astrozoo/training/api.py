@@ -1,0 +1,195 @@
+"""`train`: a model, data and settings in; a trained model, scores and files out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from astrozoo.errors import ConfigError, TrainingError
+from astrozoo.module import ZooModel
+from astrozoo.training import checkpoint as saved
+from astrozoo.training.config import TrainConfig
+from astrozoo.training.evaluation import evaluate_baselines, score_model
+from astrozoo.training.protocol import overrides_of, schema_of, split_of
+from astrozoo.training.records import Interrupt, Recorder
+from astrozoo.training.result import TrainResult
+from astrozoo.training.runtime import Runtime, out_of_memory, seed_everything, start
+from astrozoo.training.trainer import Callback, Trainer
+
+__all__ = ["train"]
+
+log = logging.getLogger("astrozoo.training")
+Resume = Literal["auto", False] | str | os.PathLike[str]
+
+
+def train(
+    model_or_name: ZooModel | str,
+    data: Any,
+    config: TrainConfig | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    resume: Resume = "auto",
+    callbacks: Sequence[Callback] = (),
+) -> TrainResult:
+    """Train a model on `data.train`, keep the one that is best on `data.val`, and compare it with the baselines.
+
+    SIGTERM and Ctrl-C end training after the current step, with everything saved. Started by `torchrun` or
+    `accelerate launch`, all processes train together, and the result is that of one process.
+
+    Args:
+        model_or_name: A model, or the name of one to create for these data.
+        data: Anything with a split `train` (see `TrainingData`).
+        config: Settings; default `TrainConfig()`.
+        overrides: With a name: fields of the model's configuration, beyond those that the data decide.
+        resume: `auto` continues the last good checkpoint in `config.out`, if there is one; a path continues that
+            checkpoint; False starts anew and sets earlier checkpoints aside.
+        callbacks: Called with the `Trainer` after each step; a returned text stops training with that reason.
+
+    Raises:
+        ConfigError: A setting does not fit the model, the data or this machine.
+        DataError: The data cannot be trained on.
+        TrainingError: Training would produce wrong weights, ran out of memory, or cannot be continued as asked.
+        WeightsError: A checkpoint could not be written; the one before is intact.
+    """
+    config = config or TrainConfig()
+    runtime = start(config)
+    with _determinism(config.deterministic):
+        seed_everything(config.seed)
+        model = _model(model_or_name, data, overrides)
+        model.preprocessing = schema_of(data) or model.preprocessing
+        out = _folder(config, model, runtime)
+        try:
+            trainer = Trainer(model, data, config, runtime, out)
+            resumed = _resume(trainer, resume)
+            return _run(trainer, callbacks, resumed)
+        except (RuntimeError, MemoryError) as error:
+            explained = out_of_memory(error, model, config, runtime)
+            if explained is None:
+                raise
+            raise TrainingError(f"{explained} Checkpoints in {out} are intact.") from error
+
+
+def _run(trainer: Trainer, callbacks: Sequence[Callback], resumed: bool) -> TrainResult:
+    runtime, config, out = trainer.runtime, trainer.config, trainer.out
+    recorder = Recorder(runtime, config, out, steps=trainer.steps, step=trainer.step, fresh=not resumed)
+    try:
+        with Interrupt() as interrupt:
+            recorder.write("start", trainer.step, config=config.to_dict(), processes=runtime.processes,
+                           model=trainer.model.num_parameters(), device=str(runtime.device))
+            stopped = trainer.run(recorder, interrupt, callbacks)
+            with trainer.weights_to_keep():
+                last = trainer.save_model("last")
+        result = _result(trainer, stopped, last)
+        recorder.write("end", trainer.step, stopped=stopped, metrics=result.metrics, baselines=result.baselines)
+    finally:
+        recorder.close()
+    if stopped.startswith("SIG"):
+        log.warning("Stopped by %s after step %d, saved in %s; the same call continues it.", stopped, trainer.step, out)
+    return result
+
+
+def _result(trainer: Trainer, stopped: str, last: Path) -> TrainResult:
+    model, runtime, data = trainer.model, trainer.runtime, trainer.data
+    best = trainer.out / "best" if trainer.best_step else None
+    _load_weights(trainer, best or last)
+    model.eval()
+    split = next((name for name in ("test", "val") if split_of(data, name) is not None), None)
+    metrics: dict[str, float] = {}
+    baselines: dict[str, dict[str, float]] = {}
+    if split is not None and not stopped.startswith("SIG"):
+        samples = split_of(data, split)
+        assert samples is not None
+        size = trainer.config.evaluation.batch_size or trainer.config.batch_size
+        size = min(size, -(-trainer.config.batch_size // trainer.order.parts))
+        metrics = score_model(trainer.loss, samples, data, batch_size=size, runtime=runtime)
+        baselines = runtime.together(lambda: evaluate_baselines(data, samples, model, batch_size=size))
+    return TrainResult(
+        model=model,
+        metrics=metrics,
+        baselines=baselines,
+        split=split if metrics else None,
+        headline=trainer.headline,
+        history=trainer.history,
+        steps=trainer.step,
+        stopped=stopped,
+        out=trainer.out,
+        best=best,
+        last=last,
+        checkpoint=trainer.checkpoint_path,
+    )
+
+
+def _load_weights(trainer: Trainer, folder: Path) -> None:
+    from astrozoo.weights import read_tensors
+
+    tensors = {name: item for file in sorted(folder.glob("*.safetensors")) for name, item in read_tensors(file).items()}
+    saved.load_tensors(trainer.model.state_dict(), tensors, "weights")
+
+
+def _model(model_or_name: ZooModel | str, data: Any, overrides: Mapping[str, Any] | None) -> ZooModel:
+    if isinstance(model_or_name, str):
+        from astrozoo.factory import create_model
+
+        return create_model(model_or_name, **{**overrides_of(data), **(overrides or {})})
+    if overrides:
+        raise ConfigError("overrides apply when a name is given; this model is already built. Pass its name instead.")
+    if not isinstance(model_or_name, ZooModel) or model_or_name.spec is None:
+        raise ConfigError(
+            f"train takes the name of a model or a model from create_model, got {type(model_or_name).__name__} without a "
+            f"registry name, which could not be loaded again."
+        )
+    return model_or_name
+
+
+def _folder(config: TrainConfig, model: ZooModel, runtime: Runtime) -> Path:
+    assert model.spec is not None
+    default = Path("runs") / f"{model.spec.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    out = Path(config.out) if config.out else runtime.gather(default)[0]
+    try:
+        runtime.together(lambda: out.mkdir(parents=True, exist_ok=True))
+    except OSError as error:
+        raise TrainingError(f"the folder {out} cannot be made: {error.strerror}; choose another with out=.") from error
+    return out
+
+
+def _resume(trainer: Trainer, resume: Resume) -> bool:
+    folder = trainer.out / "checkpoints"
+    if resume is False:
+        trainer.runtime.together(lambda: _set_aside(folder))
+        return False
+    found = saved.latest_checkpoint(folder) if resume == "auto" else saved.read_checkpoint(str(resume))
+    if found is not None:
+        trainer.restore(found)
+    return found is not None
+
+
+def _set_aside(folder: Path) -> None:
+    if folder.exists():
+        number = 1
+        while (aside := folder.with_name(f"checkpoints-before-{number}")).exists():
+            number += 1
+        folder.rename(aside)
+        log.warning("Starting anew: earlier checkpoints were moved to %s.", aside)
+
+
+@contextlib.contextmanager
+def _determinism(enabled: bool) -> Iterator[None]:
+    if not enabled:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

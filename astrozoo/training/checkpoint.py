@@ -1,0 +1,250 @@
+"""Checkpoints: the complete state of a run, in safetensors and JSON, written whole or not at all.
+
+    <out>/checkpoints/step-00000500/
+        state.json            position, settings, optimiser groups, size and sha256 of every other file
+        model.safetensors     parameters and buffers, unsharded
+        ema.safetensors       the moving average, if there is one
+        optimizer.safetensors `parameter name|key`
+        rng.safetensors       generators of every process
+
+Nothing is ever unpickled. A checkpoint written by any number of processes loads into any other number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from astrozoo.errors import TrainingError, WeightsError
+from astrozoo.weights.files import atomic_folder, read_tensors, write_tensors
+
+__all__ = [
+    "Checkpoint",
+    "checkpoints",
+    "latest_checkpoint",
+    "load_optimizer",
+    "load_tensors",
+    "optimizer_state",
+    "read_checkpoint",
+    "rng_state",
+    "set_rng_state",
+    "full_tensors",
+    "write_checkpoint",
+]
+
+log = logging.getLogger("astrozoo.training")
+FORMAT = 1
+
+
+@dataclass
+class Checkpoint:
+    """What one checkpoint holds: `state` as JSON-able values, and groups of named tensors."""
+
+    state: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    path: Path | None = None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Folders of checkpoints in `folder`, oldest first; not necessarily readable."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write `folder/step-<step>` atomically, then remove all but the last `keep`.
+
+    Raises:
+        WeightsError: It could not be written (full disk, no permission); older checkpoints are as they were.
+    """
+    path = folder / f"step-{step:08d}"
+    with atomic_folder(path) as staging:
+        files = {}
+        for group, tensors in checkpoint.tensors.items():
+            file = staging / f"{group}.safetensors"
+            write_tensors(tensors, file)
+            files[file.name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
+        state = {"format": FORMAT, "step": step, "files": files, **checkpoint.state}
+        (staging / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read and verify one checkpoint.
+
+    Raises:
+        WeightsError: A file is missing, truncated or altered; the message names it.
+    """
+    path = Path(path)
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        listed = state["files"].items()
+        known = state["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is no readable checkpoint: state.json: {error!r}.") from error
+    if not known:
+        raise WeightsError(f"{path} has format {state['format']!r}; this version of astrozoo reads {FORMAT}.")
+    tensors = {}
+    for name, expected in listed:
+        file = path / Path(name).name
+        size = file.stat().st_size if file.exists() else None
+        if size != expected["bytes"]:
+            found = "is missing" if size is None else f"has {size:,} bytes"
+            raise WeightsError(f"{file} {found}; {expected['bytes']:,} bytes were written.")
+        if _digest(file) != expected["sha256"]:
+            raise WeightsError(f"{file} does not have the sha256 that was written: it is damaged.")
+        tensors[file.stem] = read_tensors(file)
+    return Checkpoint(state, tensors, path)
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest readable checkpoint, with a warning about every newer one that is damaged; None without any.
+
+    Raises:
+        TrainingError: There are checkpoints, and all are damaged.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        try:
+            return read_checkpoint(path)
+        except WeightsError as error:
+            log.warning("Checkpoint %s is damaged and was skipped, the one before it is used: %s", path.name, error)
+    if found:
+        raise TrainingError(
+            f"all {len(found)} checkpoints in {folder} are damaged; restore one, or start again with resume=False."
+        )
+    return None
+
+
+def full_tensors(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Detached tensors without shards and without second names of shared ones. All processes must call it together."""
+    seen: set[tuple[int, int, torch.Size]] = set()
+    result = {}
+    for name, tensor in named.items():
+        part = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        key = (part.data_ptr(), part.storage_offset(), tensor.shape)
+        if tensor.numel() and part.numel() and key in seen:
+            continue
+        seen.add(key)
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        result[name] = whole.detach()
+    return result
+
+
+@torch.no_grad()
+def load_tensors(named: Mapping[str, Tensor], saved: Mapping[str, Tensor], what: str) -> None:
+    """Copy `saved` into the tensors of the same names, sharded or not.
+
+    Raises:
+        TrainingError: Names or shapes differ.
+    """
+    unknown = [name for name in saved if name not in named]
+    wrong = [name for name in saved if name in named and saved[name].shape != named[name].shape]
+    reached = {_address(named[name]) for name in saved if name in named}
+    missing = [name for name, tensor in named.items() if name not in saved and _address(tensor) not in reached]
+    if unknown or wrong or missing:
+        raise TrainingError(
+            f"the checkpoint's {what} belongs to another model: missing {missing[:3]}, unknown {unknown[:3]}, of another "
+            f"shape {wrong[:3]} (first three each). Choose another `out`, or start again with resume=False."
+        )
+    for name, tensor in saved.items():
+        named[name].copy_(_like(named[name], tensor))
+
+
+def _address(tensor: Tensor) -> int:
+    return (tensor.to_local() if hasattr(tensor, "to_local") else tensor).data_ptr()
+
+
+def _like(tensor: Tensor, whole: Tensor) -> Tensor:
+    if not hasattr(tensor, "full_tensor"):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    moved = whole.to(device=tensor.device)
+    return distribute_tensor(moved, tensor.device_mesh, tensor.placements)  # type: ignore[attr-defined]
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, model: nn.Module
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]], dict[str, Tensor]]:
+    """Groups, plain values and tensors of an optimiser, by parameter name. All processes must call it together."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [
+        {**{key: value for key, value in group.items() if key != "params"}, "names": [names[id(p)] for p in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    plain: dict[str, dict[str, Any]] = {}
+    tensors = {}
+    for parameter, values in optimizer.state.items():
+        name = names[id(parameter)]
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+                tensors[f"{name}|{key}"] = whole.detach()
+            else:
+                plain.setdefault(name, {})[key] = value
+    return groups, plain, tensors
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    plain: Mapping[str, Mapping[str, Any]],
+    saved: Mapping[str, Tensor],
+) -> None:
+    """The inverse of `optimizer_state` for its state; the groups' settings stay those of the current configuration."""
+    parameters = dict(model.named_parameters())
+    state: dict[str, dict[str, Any]] = {name: dict(values) for name, values in plain.items()}
+    for key, tensor in saved.items():
+        name, _, entry = key.rpartition("|")
+        if name not in parameters:
+            raise TrainingError(f"the checkpoint's optimiser state is of parameter {name!r}, which the model lacks.")
+        same = tensor.shape == parameters[name].shape
+        # Reading maps the file; the optimiser writes in place, so it gets memory of its own.
+        state.setdefault(name, {})[entry] = _like(parameters[name], tensor.clone()) if same else tensor.clone()
+    current = optimizer.state_dict()
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    current["state"] = {index: state[name] for index, name in enumerate(order) if name in state}
+    optimizer.load_state_dict(current)
+
+
+def rng_state(device: torch.device) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Generators of python, numpy and torch of this process, as JSON-able values and tensors."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  libraries draw from it
+    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(keys.astype(np.int64))}
+    tensors["python"] = torch.tensor(words, dtype=torch.int64)
+    if device.type == "cuda":
+        tensors["cuda"] = torch.cuda.get_rng_state(device)
+    plain = {"python": [version, gauss], "numpy": [kind, int(position), int(has_gauss), float(cached)]}
+    return plain, tensors
+
+
+def set_rng_state(plain: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """The inverse of `rng_state`."""
+    version, gauss = plain["python"]
+    random.setstate((version, tuple(tensors["python"].tolist()), gauss))
+    kind, position, has_gauss, cached = plain["numpy"]
+    keys = tensors["numpy"].numpy().astype(np.uint32)
+    np.random.set_state((kind, keys, position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(tensors["torch"].clone())
+    if device.type == "cuda" and "cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda"].clone(), device)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,168 @@
+"""Scores of a model and of baselines on a split."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from astrozoo import objectives
+from astrozoo.batch import Batch
+from astrozoo.errors import DataError
+from astrozoo.module import ZooModel
+from astrozoo.training.order import SeededSamples
+from astrozoo.training.protocol import Samples, baselines_of, collate_of, metrics_of, split_of
+from astrozoo.training.runtime import LossModule, Runtime, mover
+
+__all__ = ["evaluate", "evaluate_baselines", "score_model"]
+
+
+def evaluate(
+    model: ZooModel | str | os.PathLike[str],
+    data: Any,
+    split: str = "test",
+    *,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    num_workers: int = 0,
+) -> dict[str, float]:
+    """Scores of a model on a split of `data`, in physical units where the data know them, and its `loss`.
+
+    Args:
+        model: A model, or what `load_model` takes.
+        data: As `train` takes it.
+        split: `train`, `val` or `test`.
+        batch_size: Samples per forward pass.
+        device: Where to compute; default: where the model is.
+        num_workers: Processes that load data.
+
+    Raises:
+        DataError: The data have no such split.
+    """
+    if not isinstance(model, ZooModel):
+        from astrozoo.weights import load_model
+
+        model = load_model(model, device=device)
+    samples = split_of(data, split)
+    if samples is None:
+        raise DataError(f"{type(data).__name__} has no split {split!r}; it has {_splits(data)}.")
+    if device is not None:
+        model.to(device)
+    return score_model(LossModule(model), samples, data, batch_size=batch_size, num_workers=num_workers)
+
+
+def evaluate_baselines(data: Any, samples: Samples, model: ZooModel, *, batch_size: int) -> dict[str, dict[str, float]]:
+    """Scores of the data's baselines on `samples`, with the losses they would have as predictions of `model`."""
+    baselines = baselines_of(data)
+    if not baselines:
+        return {}
+    scores = _Scores(baselines, data, model)
+    with torch.no_grad():
+        for batch in _batches(samples, data, batch_size, 0, range(-(-len(samples) // batch_size))):
+            scores.update({name: baseline(batch) for name, baseline in baselines.items()}, batch)
+    return {name: values for name, values in scores.compute(None).items() if values}
+
+
+def score_model(
+    loss: LossModule,
+    samples: Samples,
+    data: Any,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    runtime: Runtime | None = None,
+) -> dict[str, float]:
+    """Scores of `loss.model`, each process on its share of the batches. Random generators are left as they were.
+
+    A loss that draws random numbers draws the same ones in every evaluation, so that scores compare.
+    """
+    model = loss.model
+    processes, rank = (runtime.processes, runtime.rank) if runtime else (1, 0)
+    batch_size = max(1, min(batch_size, -(-len(samples) // processes)))  # so that each process gets a batch if it can
+    count = -(-len(samples) // batch_size)
+    rounds = -(-count // processes)
+    # Sharded models communicate in every forward pass, so each process runs equally many; surplus ones do not score.
+    mine = [(index * processes + rank) % count for index in range(rounds)]
+    move = mover(model, model.device)
+    scores = _Scores({"model": None}, data, model)
+    training = model.training
+    with _fixed_generators(model.device), torch.no_grad():
+        model.eval()
+        try:
+            for index, batch in enumerate(_batches(samples, data, batch_size, num_workers, mine)):
+                batch = move(batch)
+                predicted = scores.shared_loss or scores.metrics["model"] is not None
+                outputs = loss(batch, True) if predicted else None
+                own = None if scores.shared_loss else loss(batch)["loss"].item()
+                if index * processes + rank < count:
+                    scores.update({"model": _float(outputs)}, batch, {"model": own})
+        finally:
+            model.train(training)
+    return scores.compute(runtime)["model"]
+
+
+class _Scores:
+    """Metrics and mean losses of several predictors over the same batches."""
+
+    def __init__(self, names: Mapping[str, Any], data: Any, model: ZooModel) -> None:
+        self.shared_loss = type(model).loss is ZooModel.loss
+        self.task = model.task
+        self.metrics = {name: metrics_of(data) for name in names}
+        self._totals = {name: [0.0, 0.0] for name in names}
+
+    def update(self, outputs: Mapping[str, Any], batch: Batch, losses: Mapping[str, float | None] | None = None) -> None:
+        for name, output in outputs.items():
+            metrics = self.metrics[name]
+            if metrics is not None:
+                metrics.update(output, batch)
+            value = losses.get(name) if losses else None
+            if self.shared_loss:
+                value = objectives.task_loss(self.task, output, batch)["loss"].item()
+            if value is not None:
+                self._totals[name][0] += value * len(batch)
+                self._totals[name][1] += len(batch)
+
+    def compute(self, runtime: Runtime | None) -> dict[str, dict[str, float]]:
+        result = {}
+        for name, metrics in self.metrics.items():
+            total, weight = runtime.sum(self._totals[name]) if runtime else self._totals[name]
+            values = {key: float(value) for key, value in metrics.compute().items()} if metrics is not None else {}
+            result[name] = {**values, **({"loss": total / weight} if weight else {})}
+        return result
+
+
+def _batches(samples: Samples, data: Any, size: int, workers: int, indices: Any) -> Iterator[Batch]:
+    chunks = [range(index * size, min((index + 1) * size, len(samples))) for index in indices]
+    loader: DataLoader[Batch] = DataLoader(
+        SeededSamples(samples),  # type: ignore[arg-type]
+        batch_sampler=[list(chunk) for chunk in chunks],
+        collate_fn=collate_of(data),
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
+    return iter(loader)
+
+
+@contextlib.contextmanager
+def _fixed_generators(device: torch.device) -> Iterator[None]:
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        yield
+
+
+def _float(outputs: Any) -> Any:
+    """Autocast gives half-precision outputs; scores are computed in at least float32."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
+        return type(outputs)(*(_float(item) for item in outputs))
+    return outputs
+
+
+def _splits(data: Any) -> str:
+    return ", ".join(name for name in ("train", "val", "test") if getattr(data, name, None) is not None) or "none"

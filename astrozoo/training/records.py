@@ -1,0 +1,151 @@
+"""What a run reports: `log.jsonl`, trackers, a progress bar; and signals that ask it to stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from astrozoo.errors import ConfigError
+from astrozoo.training.config import TrainConfig
+from astrozoo.training.runtime import Runtime
+
+__all__ = ["Interrupt", "Recorder"]
+
+log = logging.getLogger("astrozoo.training")
+_REFRESH = 0.25  # seconds between updates of the bar
+
+
+class Recorder:
+    """Writes what happens; on every process but the main one it does nothing."""
+
+    def __init__(self, runtime: Runtime, config: TrainConfig, out: Path, *, steps: int, step: int, fresh: bool) -> None:
+        self.device = runtime.device
+        self.main = runtime.main
+        self._steps, self._shown, self._bar = steps, 0.0, None
+        self._accelerator = runtime.accelerator if config.log.trackers else None
+        if self._accelerator is not None:
+            self._start_trackers(config, out)
+        if not self.main:
+            return
+        self.path = out / "log.jsonl"
+        if fresh:
+            self.path.unlink(missing_ok=True)
+        _drop_after(self.path, step)
+        self._file = self.path.open("a", encoding="utf-8", buffering=1)
+        if config.log.progress and sys.stderr.isatty():
+            self._start_bar(step)
+
+    def _start_trackers(self, config: TrainConfig, out: Path) -> None:
+        from accelerate.tracking import filter_trackers
+
+        accelerator = self._accelerator
+        assert accelerator is not None
+        try:
+            accelerator.log_with = filter_trackers(list(config.log.trackers), str(out))
+            accelerator.project_configuration.set_directories(str(out))
+            flat = {key: value if isinstance(value, (int, float, str, bool)) else str(value)
+                    for key, value in _flatten(config.to_dict()).items()}
+            accelerator.init_trackers(config.log.project, config=flat)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"log.trackers is {list(config.log.trackers)}: {error}") from error
+
+    def _start_bar(self, step: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False)
+        self._task = self._bar.add_task("training", total=self._steps, completed=step)
+        self._bar.start()
+
+    def tick(self, step: int, text: str | None = None) -> None:
+        """Move the bar, at most a few times a second."""
+        if self._bar is not None and (text or time.monotonic() - self._shown > _REFRESH):
+            self._shown = time.monotonic()
+            self._bar.update(self._task, completed=step, **({"description": text} if text else {}), refresh=True)
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        """One line of the log, and the numbers in it to the trackers."""
+        if not self.main:
+            return
+        line = {"event": event, "step": step, **values, "memory_bytes": self._memory(), "time": round(time.time(), 3)}
+        self._file.write(json.dumps(line) + "\n")
+        if self._accelerator is not None:
+            numbers = {f"{event}/{key}": value for key, value in _flatten(values).items() if _is_number(value)}
+            self._accelerator.log(numbers, step=step)
+
+    def close(self) -> None:
+        """End the bar, the trackers and the file."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self._accelerator is not None:
+            self._accelerator.end_training()
+        if self.main:
+            self._file.close()
+
+    def _memory(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Remove lines of steps that a resumed run will do again, and a line cut short by a crash."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    path.write_text("".join(kept), encoding="utf-8")
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+class Interrupt:
+    """SIGTERM and Ctrl-C as a request to stop after the step; a second Ctrl-C stops at once.
+
+    `requested` is the name of the signal, or None. Outside the main thread signals cannot be caught, and are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = signal.Signals(number).name
+        log.warning("%s: finishing this step, then saving. Ctrl-C again stops at once, unsaved.", self.requested)

@@ -1,0 +1,241 @@
+"""Where training runs: device, processes, precision, and the module whose forward is the loss.
+
+Accelerate starts the process group (under `torchrun` or `accelerate launch`, on one machine or many), wraps for DDP and
+runs the trackers. Sharding is PyTorch's `fully_shard`, which works on every device Accelerate's own wrapper does not.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import os
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from astrozoo.batch import Batch
+from astrozoo.errors import ConfigError, TrainingError
+from astrozoo.module import ZooModel
+from astrozoo.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["LossModule", "Runtime", "mover", "seed_everything", "start", "wrap"]
+
+log = logging.getLogger("astrozoo.training")
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LossModule(nn.Module):
+    """The loss as a forward pass, so that DDP and FSDP see every use of the model; under autocast if a dtype is given."""
+
+    def __init__(self, model: ZooModel, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.autocast = autocast
+
+    def forward(self, batch: Batch, outputs: bool = False) -> Any:
+        """`model.loss(batch)`, or with `outputs` what the model makes of the inputs."""
+        if self.autocast is None:
+            return self.model(**batch.inputs) if outputs else self.model.loss(batch)
+        with torch.autocast(self.model.device.type, self.autocast):
+            return self.model(**batch.inputs) if outputs else self.model.loss(batch)
+
+
+@dataclass
+class Runtime:
+    """Device and processes of a run."""
+
+    device: torch.device
+    accelerator: Accelerator
+    strategy: str  # "single", "ddp" or "fsdp2"
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.accelerator.num_processes
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return self.accelerator.process_index
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files."""
+        return self.accelerator.is_main_process
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Element-wise sums over processes."""
+        if self.processes == 1:
+            return values
+        kind = torch.float32 if self.device.type == "mps" else torch.float64
+        tensor = torch.tensor(values, dtype=kind, device=self.device)
+        torch.distributed.all_reduce(tensor)
+        result: list[float] = tensor.tolist()
+        return result
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in order of their ranks."""
+        if self.processes == 1:
+            return [value]
+        values: list[Any] = [None] * self.processes
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def together(self, action: Any) -> Any:
+        """Run `action` on the main process; if it fails there, all processes raise its error.
+
+        Raises:
+            Exception: What the action raised.
+        """
+        result, problem = None, None
+        if self.main:
+            try:
+                result = action()
+            except Exception as error:
+                if self.processes == 1:
+                    raise
+                problem = error
+        problem, result = self.gather((problem, result))[0]
+        if problem is not None:
+            raise problem
+        return result
+
+
+def start(config: TrainConfig) -> Runtime:
+    """Choose device and processes.
+
+    Raises:
+        ConfigError: The device does not exist, or the strategy needs several processes.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    device = _device(config.device)
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    wants_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", config.precision):
+        log.warning("accelerate launch asks for precision %s; the configuration's %s counts.", asked, config.precision)
+    if AcceleratorState._shared_state:  # Accelerate remembers device and precision of an earlier run in this process
+        AcceleratorState._reset_state(reset_partial_state=not launched)
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=config.distributed.find_unused)]
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=handlers)
+    strategy = config.distributed.strategy
+    if accelerator.num_processes == 1:
+        if strategy == "fsdp2":
+            raise ConfigError("distributed.strategy is 'fsdp2', expected several processes: start with torchrun.")
+        strategy = "single"
+    elif strategy == "auto":
+        strategy = "fsdp2" if wants_fsdp else "ddp"
+    if accelerator.num_processes > 1:
+        device = accelerator.device
+    return Runtime(device, accelerator, strategy)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return torch.device("cpu") if accelerator is None else accelerator
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises AssertionError in builds without CUDA
+        raise ConfigError(f"device is {name!r}, which this machine does not offer: {error}") from error
+    return device
+
+
+def wrap(model: ZooModel, runtime: Runtime, config: TrainConfig) -> tuple[LossModule, nn.Module]:
+    """The loss module, and what to call in a training step: compiled, in DDP, or sharded in place.
+
+    The model moves to the device. Call it before the optimiser is built, which must see sharded parameters.
+    """
+    model.to(runtime.device)
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing(True)
+    loss = LossModule(model, AUTOCAST[config.precision])
+    step: nn.Module = loss
+    if runtime.strategy == "fsdp2":
+        _shard(loss, runtime, config)
+    if config.compile:
+        step = torch.compile(step)  # type: ignore[assignment]
+    if runtime.strategy == "ddp":
+        if runtime.device.type == "cpu" or runtime.accelerator.distributed_type != "FSDP":
+            step = runtime.accelerator.prepare_model(step)
+        else:  # launched for FSDP, configured for DDP
+            step = nn.parallel.DistributedDataParallel(step, device_ids=[runtime.device.index])
+    return loss, step
+
+
+def _shard(loss: LossModule, runtime: Runtime, config: TrainConfig) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(runtime.device.type, (runtime.processes,))
+    # All processes shard the same weights: those of the first.
+    with torch.no_grad():
+        for tensor in [*loss.parameters(), *loss.buffers()]:
+            torch.distributed.broadcast(tensor, 0)
+    patterns = config.distributed.wrap
+    names = [name for name, _ in loss.model.named_modules() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+    if patterns and not names:
+        raise ConfigError(f"distributed.wrap is {patterns}, which matches no module of {type(loss.model).__name__}.")
+    for name in sorted(names, key=lambda name: -name.count(".")):
+        fully_shard(loss.model.get_submodule(name), mesh=mesh)
+    fully_shard(loss, mesh=mesh)
+
+
+def mover(model: nn.Module, device: torch.device) -> Any:
+    """A function that moves a batch to the device and its floats to the model's dtype; None when batches fit as is."""
+    dtype = next(item.dtype for item in model.parameters() if item.is_floating_point())
+
+    def move(batch: Batch) -> Batch:
+        def to(tensors: dict[str, Tensor], kind: torch.dtype | None) -> dict[str, Tensor]:
+            return {
+                name: item.to(device, kind if kind and item.is_floating_point() else item.dtype, non_blocking=True)
+                for name, item in tensors.items()
+            }
+
+        # Coordinates in the context keep their own precision.
+        return Batch(to(batch.inputs, dtype), to(batch.targets, dtype), to(batch.context, None))
+
+    return move
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  transforms of other libraries draw from the global generator
+    torch.manual_seed(seed)
+
+
+def out_of_memory(error: BaseException, model: ZooModel, config: TrainConfig, runtime: Runtime) -> TrainingError | None:
+    """What to do about `error` if it is about memory, with measured sizes; None for any other error."""
+    cpu = isinstance(error, MemoryError) or "allocate memory" in str(error)
+    if not (isinstance(error, torch.OutOfMemoryError) or cpu):
+        return None
+    micro = -(-config.batch_size // (config.accumulate * runtime.processes))
+    weights = sum(item.numel() * item.element_size() for item in model.parameters())
+    sizes = f"{micro} samples per forward pass, {weights / 2**20:,.0f} MiB of weights"
+    if runtime.device.type == "cuda":
+        peak, total = torch.cuda.max_memory_allocated(runtime.device), torch.cuda.mem_get_info(runtime.device)[1]
+        sizes += f", {peak / 2**30:.1f} GiB used at the peak of {total / 2**30:.1f} GiB"
+    advice = []
+    if micro > 1:
+        advice.append(f"accumulate={config.accumulate * 2} (about half the activations, the same result)")
+    supported = model.spec is None or model.spec.capabilities.grad_checkpointing is True
+    if supported and not config.grad_checkpointing:
+        advice.append("grad_checkpointing=true (activations of one block at a time)")
+    if config.precision == "fp32":
+        advice.append("precision=bf16 (about half the activations)")
+    if runtime.processes > 1 and runtime.strategy == "ddp":
+        advice.append(f"distributed.strategy=fsdp2 (weights and optimiser state over {runtime.processes} processes)")
+    advice.append("a smaller variant (astrozoo estimate prints what one needs)")
+    return TrainingError(f"Out of memory on {runtime.device} with {sizes}. What helps: {'; '.join(advice)}.")

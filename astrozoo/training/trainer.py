@@ -1,0 +1,392 @@
+"""The loop: one optimiser step after another, with what is due after each.
+
+What happens in every step is kept short (see `_step`); everything else runs when it is due.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from astrozoo.batch import Batch
+from astrozoo.errors import TrainingError
+from astrozoo.module import ZooModel
+from astrozoo.training import checkpoint as saved
+from astrozoo.training.config import TrainConfig
+from astrozoo.training.evaluation import score_model
+from astrozoo.training.optim import Ema, build_optimizer, clip_gradients, learning_rate, local
+from astrozoo.training.order import DataOrder, SeededSamples
+from astrozoo.training.protocol import collate_of, metrics_of, split_of
+from astrozoo.training.records import Interrupt, Recorder
+from astrozoo.training.runtime import Runtime, mover, seed_everything, wrap
+from astrozoo.training.sentinel import LaggedCheck, diagnose
+
+__all__ = ["Trainer"]
+
+log = logging.getLogger("astrozoo.training")
+Callback = Callable[["Trainer"], str | None]
+_AGREE = 10  # steps between the processes' agreements on whether to stop
+_OVERFLOWS = 30  # fp16 steps skipped in a row before the loss scale (2**16 at first) cannot be the reason
+
+
+class Trainer:
+    """One run. `train` makes it; callbacks get it after each step and may return a reason to stop.
+
+    Attributes:
+        step, epoch, epoch_step: Optimiser steps done, the epoch (from 0), and steps done in it.
+        steps: Steps of the whole run.
+        history: One row per evaluation.
+    """
+
+    def __init__(self, model: ZooModel, data: Any, config: TrainConfig, runtime: Runtime, out: Path) -> None:
+        self.model, self.data, self.config, self.runtime, self.out = model, data, config, runtime, out
+        samples = split_of(data, "train")
+        assert samples is not None
+        self.order = DataOrder(
+            len(samples),
+            config.batch_size,
+            accumulate=config.accumulate,
+            processes=runtime.processes,
+            rank=runtime.rank,
+            seed=config.seed,
+            drop_last=config.drop_last,
+        )
+        limits = [config.max_steps, config.epochs and config.epochs * self.order.steps]
+        self.steps = min((limit for limit in limits if limit), default=10 * self.order.steps)
+        self.loss, self.forward = wrap(model, runtime, config)
+        self.optimizer = build_optimizer(model, config.optim)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.ema = Ema(model, config.ema.decay) if config.ema.decay else None
+        fp16 = config.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(runtime.device.type) if fp16 else None
+        self.lagged = LaggedCheck() if runtime.device.type == "cuda" else None
+        self.loader: DataLoader[Batch] = DataLoader(
+            SeededSamples(samples),  # type: ignore[arg-type]
+            batch_sampler=self.order,  # type: ignore[arg-type]
+            collate_fn=collate_of(data),
+            num_workers=config.num_workers,
+            persistent_workers=config.num_workers > 0,
+            pin_memory=runtime.device.type == "cuda",
+            generator=torch.Generator(),
+        )
+        self.move: Callable[[Batch], Batch] | None = mover(model, runtime.device)
+        self._checked_batch = False
+        metrics = metrics_of(data)
+        self.headline = metrics.headline if metrics is not None else "loss"
+        self.step = self.epoch = self.epoch_step = 0
+        self.best_score, self.best_step, self.worse = math.inf, 0, 0
+        self.history: list[dict[str, Any]] = []
+        self._overflows = 0
+        self._asked: str | None = None
+        self._loss_sum: Any = 0.0
+        self._parts: dict[str, Tensor] = {}
+        self._norm: Tensor | None = None
+        self._saved_step = -1
+        self.checkpoint_path: Path | None = None
+        seed_everything(config.seed + runtime.rank)
+
+    # -- one step ------------------------------------------------------------------------------------------------------
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        rate = self.config.optim.lr * learning_rate(self.config.schedule, self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        seen: list[Batch] = []
+        step_loss: Any = 0.0
+        weights = self.order.weights(self.epoch_step)
+        for micro, weight in enumerate(weights):
+            batch = next(batches)
+            if self.move is not None:
+                batch = self._fit(batch)
+            seen.append(batch)
+            if self.runtime.strategy == "ddp":
+                self.forward.require_backward_grad_sync = micro == len(weights) - 1  # what DDP.no_sync() sets
+            parts = self.forward(batch)
+            loss = parts["loss"]
+            if weight != 1.0:
+                loss = loss * weight
+            if self.lagged is None:
+                # On the CPU a look at the value costs nothing, and the step can still be called off.
+                value = loss.item()
+                if not math.isfinite(value) and self.runtime.processes == 1 and self.scaler is None:
+                    self._fail("loss", value, seen)
+                step_loss += value
+            else:
+                step_loss = step_loss + loss.detach()
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        self._parts = parts
+        self._update(seen, step_loss)
+
+    def _update(self, seen: list[Batch], loss: Any) -> None:
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = self._norm = clip_gradients(gradients, self.config.optim.clip)
+        if self.lagged is None:
+            value = norm.item()
+            if not math.isfinite(value):
+                self._non_finite(value, loss, seen)
+            else:
+                self._overflows = 0
+        elif self.scaler is None:
+            # Fused optimisers skip the step on the device, so the weights stay good until the host has noticed.
+            self.optimizer.found_inf = (~torch.isfinite(norm + loss)).float()  # type: ignore[attr-defined]
+            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.step)
+        self._loss_sum = self._loss_sum + loss
+        self.step += 1
+        self.epoch_step += 1
+        if self.lagged is not None:
+            self.lagged.submit(self.step, seen, loss, norm)
+            self._check_lagged(wait=False)
+        if self.epoch_step == self.order.steps:
+            self.epoch, self.epoch_step = self.epoch + 1, 0
+
+    def _fit(self, batch: Batch) -> Batch:
+        assert self.move is not None
+        moved = self.move(batch)
+        if not self._checked_batch:
+            self._checked_batch = True
+            pairs = ((batch.inputs, moved.inputs), (batch.targets, moved.targets), (batch.context, moved.context))
+            if all(after[name] is before[name] for before, after in pairs for name in before):
+                self.move = None  # batches fit as they come; later ones are like the first
+        return moved
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def run(self, recorder: Recorder, interrupt: Interrupt, callbacks: Sequence[Callback]) -> str:
+        """Train until something ends it; returns the reason. The state is saved at the end, whatever the reason."""
+        self.model.train()
+        self._recorder = recorder
+        self._began = self._logged_at = time.monotonic()
+        self._logged_step = self.step
+        reason = None
+        while reason is None and self.step < self.steps:
+            self.order.epoch, self.order.start = self.epoch, self.epoch_step
+            epoch, batches = self.epoch, iter(self.loader)
+            while reason is None and self.step < self.steps and self.epoch == epoch:
+                self._step(batches)
+                reason = self._after_step(interrupt, callbacks)
+        if self._saved_step != self.step:
+            self.save()
+        return reason or "finished"
+
+    def _after_step(self, interrupt: Interrupt, callbacks: Sequence[Callback]) -> str | None:
+        config, step = self.config, self.step
+        self._recorder.tick(step)
+        if step % config.log.every == 0 or step == self.steps:
+            self._log()
+        for callback in callbacks:
+            self._asked = callback(self) or self._asked
+        ended = None
+        every = config.evaluation.every
+        due = step % every == 0 if every else self.epoch_step == 0
+        if (due or step == self.steps) and split_of(self.data, "val") is not None:
+            ended = self._evaluate()  # the same on all processes
+        if config.checkpoint.every and step % config.checkpoint.every == 0:
+            self.save()
+        if config.max_minutes is not None and time.monotonic() - self._began > 60 * config.max_minutes:
+            self._asked = self._asked or "time limit"
+        asked = interrupt.requested or self._asked
+        if self.runtime.processes > 1 and ended is None:
+            asked = next(filter(None, self.runtime.gather(asked)), None) if step % _AGREE == 0 else None
+        return ended or asked
+
+    def _evaluate(self) -> str | None:
+        samples = split_of(self.data, "val")
+        assert samples is not None
+        self._check_lagged(wait=True)
+        size = self.config.evaluation.batch_size or -(-self.config.batch_size // self.order.parts)
+        with self.weights_to_keep():
+            scores = score_model(
+                self.loss, samples, self.data, batch_size=size, num_workers=self.config.num_workers, runtime=self.runtime
+            )
+            if self.headline not in scores:
+                raise TrainingError(f"the metrics' headline {self.headline!r} is not among {sorted(scores)}.")
+            score = scores[self.headline]
+            better = score < self.best_score - self.config.evaluation.min_delta
+            if better:
+                self.best_score, self.best_step, self.worse = score, self.step, 0
+                self.save_model("best", scores)
+        self.history.append({"step": self.step, "epoch": self.epoch, **scores})
+        self._recorder.write("eval", self.step, epoch=self.epoch, best=better, **scores)
+        self._recorder.tick(self.step, f"{self.headline} {score:.4g} (best {self.best_score:.4g})")
+        log.info("step %d: %s %.6g%s", self.step, self.headline, score, " (best)" if better else "")
+        self.worse = 0 if better else self.worse + 1
+        patience = self.config.evaluation.patience
+        return "early stopping" if patience and self.worse >= patience else None
+
+    def _log(self) -> None:
+        self._check_lagged(wait=True)
+        now = time.monotonic()
+        done = max(self.step - self._logged_step, 1)
+        seconds = max(now - self._logged_at, 1e-9)
+        parts = {name: float(value) for name, value in self._parts.items() if name != "loss"}
+        assert self._norm is not None
+        loss = self.runtime.sum([float(self._loss_sum) / done / self.runtime.processes])[0]
+        self._recorder.write(
+            "train",
+            self.step,
+            epoch=self.epoch,
+            loss=loss,
+            parts=parts,
+            lr=self.optimizer.param_groups[0]["lr"],
+            grad_norm=float(self._norm),
+            steps_per_second=done / seconds,
+            samples_per_second=done * self.config.batch_size / seconds,
+        )
+        self._logged_at, self._logged_step, self._loss_sum = now, self.step, 0.0
+
+    # -- what goes wrong -----------------------------------------------------------------------------------------------
+
+    def _non_finite(self, norm: float, loss: float, seen: list[Batch]) -> None:
+        self._overflows += 1
+        if self.scaler is None or self._overflows > _OVERFLOWS:
+            self._fail("gradient" if math.isfinite(loss) else "loss", norm if math.isfinite(loss) else loss, seen)
+
+    def _check_lagged(self, *, wait: bool) -> None:
+        if self.lagged is None:
+            return
+        while (bad := self.lagged.failed(wait=wait)) is not None:
+            _, batches, loss, norm = bad
+            self._non_finite(norm, loss, batches)
+            if not wait:
+                return
+
+    def _fail(self, what: str, value: float, batches: list[Batch]) -> None:
+        good = f"The last good checkpoint is {self.checkpoint_path}" if self.checkpoint_path else "No checkpoint exists yet"
+        self.optimizer.zero_grad()
+        if self.checkpoint_path and not all(bool(torch.isfinite(local(p)).all()) for p in self.parameters):
+            self.restore(saved.read_checkpoint(self.checkpoint_path))
+        found = diagnose(self.model, self.loss, batches)
+        if self.runtime.processes > 1:
+            findings = self.runtime.gather(found)
+            found = "; ".join(f"process {rank}: {text}" for rank, text in enumerate(findings))
+        raise TrainingError(
+            f"Non-finite {what} ({value}) in step {self.step + 1}, epoch {self.epoch + 1}: {found}. {good}, and nothing "
+            f"was overwritten. If the data are sound, lower optim.lr (now {self.config.optim.lr}), lengthen "
+            f"schedule.warmup, or use a precision with more range."
+        )
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def weights_to_keep(self) -> Any:
+        """Context in which the model has the weights that are evaluated and saved: the averaged ones where EMA is on."""
+        return self.ema.applied() if self.ema is not None else contextlib.nullcontext()
+
+    def save_model(self, name: str, scores: dict[str, float] | None = None) -> Path:
+        """Write `<out>/<name>` as `save_model` does, with where the weights come from."""
+        from astrozoo.weights import save_model
+
+        tensors = saved.full_tensors(self.model.state_dict()) if self.runtime.strategy == "fsdp2" else None
+        self.model.provenance = {
+            **self.model.provenance,
+            "training": {"step": self.step, "epoch": self.epoch, "config": self.config.to_dict(), "scores": scores or {}},
+        }
+        path = self.out / name
+        self.runtime.together(lambda: save_model(self.model, path, state_dict=tensors) and None)
+        return path
+
+    def save(self) -> Path:
+        """Write a checkpoint of the complete state.
+
+        Raises:
+            WeightsError: It could not be written; the earlier ones are intact.
+            TrainingError: The weights are not finite.
+        """
+        self._check_lagged(wait=True)
+        groups, plain, optimizer = saved.optimizer_state(self.optimizer, self.model)
+        tensors = {"model": saved.full_tensors(self.model.state_dict()), "optimizer": optimizer}
+        bad = [name for name, item in tensors["model"].items() if item.is_floating_point() and not item.isfinite().all()]
+        if bad:
+            raise TrainingError(f"the weights {bad[:3]} are not finite after step {self.step}; nothing was overwritten.")
+        if self.ema is not None:
+            tensors["ema"] = saved.full_tensors(self.ema.averages)
+        generators = self.runtime.gather(saved.rng_state(self.runtime.device))
+        tensors["rng"] = {f"{rank}|{key}": item for rank, (_, own) in enumerate(generators) for key, item in own.items()}
+        state = {
+            "epoch": self.epoch,
+            "epoch_step": self.epoch_step,
+            "best_score": None if math.isinf(self.best_score) else self.best_score,
+            "best_step": self.best_step,
+            "worse": self.worse,
+            "history": self.history,
+            "optimizer": {"groups": groups, "plain": plain},
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            "overflows": self._overflows,
+            "rng": [own for own, _ in generators],
+            "fingerprint": self.fingerprint(),
+            "config": self.config.to_dict(),
+        }
+        folder = self.out / "checkpoints"
+        path = self.runtime.together(
+            lambda: saved.write_checkpoint(
+                folder, self.step, saved.Checkpoint(state, tensors), keep=self.config.checkpoint.keep
+            )
+        )
+        self.checkpoint_path, self._saved_step = path, self.step
+        return path
+
+    def restore(self, checkpoint: saved.Checkpoint) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            TrainingError: It belongs to another model, other data, or an order of data that these settings change.
+        """
+        state = checkpoint.state
+        ours, theirs = self.fingerprint(), state["fingerprint"]
+        changed = [f"{key} {theirs.get(key)!r} -> {value!r}" for key, value in ours.items() if theirs.get(key) != value]
+        if changed:
+            raise TrainingError(
+                f"{checkpoint.path} cannot be continued, the run has changed: {'; '.join(changed)}. Restore these "
+                f"settings, choose another `out`, or start again with resume=False."
+            )
+        saved.load_tensors(self.model.state_dict(), checkpoint.tensors["model"], "weights")
+        saved.load_optimizer(self.optimizer, self.model, state["optimizer"]["plain"], checkpoint.tensors["optimizer"])
+        if self.ema is not None:
+            averages = checkpoint.tensors.get("ema")
+            if averages is None:
+                log.warning("%s has no moving average; it starts from the weights.", checkpoint.path)
+                averages = checkpoint.tensors["model"]
+                averages = {name: averages[name] for name in self.ema.averages if name in averages}
+            saved.load_tensors(self.ema.averages, averages, "moving average")
+        if self.scaler is not None and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.step, self.epoch, self.epoch_step = state["step"], state["epoch"], state["epoch_step"]
+        self.best_score = math.inf if state["best_score"] is None else state["best_score"]
+        self.best_step, self.worse, self.history = state["best_step"], state["worse"], list(state["history"])
+        self._overflows = state["overflows"]
+        rank = self.runtime.rank
+        if rank < len(state["rng"]):
+            own = checkpoint.tensors["rng"].items()
+            tensors = {key.partition("|")[2]: item for key, item in own if key.startswith(f"{rank}|")}
+            saved.set_rng_state(state["rng"][rank], tensors, self.runtime.device)
+        self.checkpoint_path, self._saved_step = checkpoint.path, self.step
+        log.info("Resuming from %s (step %d of %d)", checkpoint.path, self.step, self.steps)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must not change between a checkpoint and the run that continues it: it fixes the order of the data."""
+        spec = self.model.spec
+        return {
+            "model": spec.name if spec is not None else type(self.model).__name__,
+            "samples": self.order.length,
+            "batch_size": self.order.batch_size,
+            "seed": self.order.seed,
+            "drop_last": self.config.drop_last,
+        }

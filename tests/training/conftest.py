@@ -1,0 +1,17 @@
+"""Small models and data for the trainer's tests: seconds, not minutes, and no files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the cases below run in processes of their own, too
+
+import cases  # noqa: E402
+
+
+@pytest.fixture
+def data() -> cases.Line:
+    return cases.Line()
