@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from astrozoo.data.config import DataConfig
     from astrozoo.data.datasets import FieldDataset
     from astrozoo.data.fields import open_fields
-    from astrozoo.data.prepare import prepare, to_dataset
+    from astrozoo.data.inference import prepare, to_dataset
     from astrozoo.data.splits import MemberSplit, TimeSplit
     from astrozoo.data.synthetic import SyntheticData
     from astrozoo.data.tasks import FieldTask, downscale, forecast, infill
@@ -49,8 +49,8 @@ _HOMES = {
     "forecast": "tasks",
     "infill": "tasks",
     "open_fields": "fields",
-    "prepare": "prepare",
-    "to_dataset": "prepare",
+    "prepare": "inference",
+    "to_dataset": "inference",
 }
 
 
@@ -65,7 +65,7 @@ def __getattr__(name: str) -> Any:
         raise BackendUnavailableError(
             f"astrozoo.data.{name} needs {error.name!r}, which is not installed; run: pip install 'astrozoo[data]'"
         ) from error
-    globals()[name] = value  # found directly from now on; `prepare` is also the name of its module
+    globals()[name] = value
     return value
 
 
