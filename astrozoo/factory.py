@@ -57,8 +57,8 @@ def create_model(
     if pretrained:
         from astrozoo import weights
 
-        tag = None if pretrained is True else pretrained
-        model = weights.load_pretrained(variant, tag, config=config, device=device, dtype=dtype)
+        wanted = config if overrides else None  # without overrides the weights bring their own configuration
+        model = weights.load_pretrained(variant, pretrained, config=wanted, device=device, dtype=dtype)
     else:
         model = variant.build(config, device=device, dtype=dtype)
     if not isinstance(model, ZooModel):

@@ -89,7 +89,8 @@ def parse(text: str, *, distribution: str = "", version: str = "", check: bool =
 def dumps(models: Iterable[ModelSpec], attention: Iterable[AttentionSpec] = ()) -> str:
     """A catalogue as text: the same specs always give the same bytes, ordered by name."""
     parts = []
-    for key, specs in (("attention", attention), ("models", models)):
+    tables: tuple[tuple[str, Iterable[ModelSpec | AttentionSpec]], ...] = (("attention", attention), ("models", models))
+    for key, specs in tables:
         rows = [
             json.dumps({key: value for key, value in spec.to_dict().items() if key not in _FILLED_IN}, sort_keys=True)
             for spec in sorted(specs, key=lambda spec: spec.name)

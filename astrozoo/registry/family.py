@@ -135,7 +135,8 @@ class Variant:
     ) -> ZooModel:
         """A freshly initialised model that knows its spec. `device="meta"` allocates nothing."""
         config = self.config() if config is None else config
-        model = self.family.model(config, device=device, dtype=dtype)
+        make: Callable[..., ZooModel] = self.family.model  # every family's class takes device and dtype
+        model = make(config, device=device, dtype=dtype)
         model.spec = self.spec(config)
         return model
 

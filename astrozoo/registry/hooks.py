@@ -10,7 +10,7 @@ import pluggy
 
 from astrozoo.errors import AstrozooError, PluginError
 from astrozoo.registry import hookspecs
-from astrozoo.registry.discovery import ATTENTION, CORE, MODELS, PLUGINS, Entry, disabled, normalized
+from astrozoo.registry.discovery import ATTENTION, MODELS, PLUGINS, Entry
 from astrozoo.registry.loading import describe, output_to_stderr
 from astrozoo.registry.names import suggest
 from astrozoo.registry.state import Registry
@@ -33,8 +33,9 @@ def manager(registry: Registry) -> pluggy.PluginManager:
             plugins = registry.plugins = pluggy.PluginManager("astrozoo")
             plugins.add_hookspecs(hookspecs)
             for offer in registry.offers.values():
-                if not offer.blocked:
-                    for entry in offer.entries[PLUGINS].values():
+                skipped = registry.disabled_hooks(offer)
+                for entry in offer.entries[PLUGINS].values():
+                    if not offer.blocked and entry not in skipped:
                         _register(registry, plugins, entry)
         return registry.plugins
 
@@ -53,9 +54,6 @@ def load_everything(registry: Registry) -> None:
 
 
 def _register(registry: Registry, plugins: pluggy.PluginManager, entry: Entry) -> None:
-    if normalized(entry.distribution) != CORE and normalized(entry.name) in disabled():
-        registry.block_hooks(entry)
-        return
     label = f"{entry.distribution}:{entry.name}"
     try:
         plugin = registry.timed_import(entry)
@@ -122,6 +120,6 @@ def _check_answer(hook: str, answer: Any) -> None:
             raise TypeError(f"it returned a {type(answer).__name__}, expected a list of {protocol.__name__}")
         for item in answer:
             if isinstance(item, type) or not isinstance(item, protocol):
-                raise TypeError(f"it returned {item!r}, which is no {protocol.__name__}")
+                raise TypeError(f"it returned a {type(item).__name__} in its list, expected a {protocol.__name__}")
     elif hook in _MAPPINGS and not isinstance(answer, Mapping):
         raise TypeError(f"it returned a {type(answer).__name__}, expected a mapping")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from astrozoo.errors import AstrozooPluginWarning, PluginError
 from astrozoo.registry import discovery
 from astrozoo.registry.catalog import Catalog, CatalogError, locate, parse
-from astrozoo.registry.discovery import ATTENTION, CATALOG, CORE, MODELS, Entry, Offer, normalized
+from astrozoo.registry.discovery import ATTENTION, CATALOG, CORE, MODELS, PLUGINS, Entry, Offer, normalized
 from astrozoo.registry.family import AttentionImplementation, Family, Variant
 from astrozoo.registry.index import Index
 from astrozoo.registry.loading import describe, import_object
@@ -62,7 +62,6 @@ class Registry:
         self._catalogs: dict[str, Catalog] = {}
         self._reasons: dict[str, list[str]] = {}
         self._seconds: dict[str, float] = {}
-        self._blocked_hooks: list[Entry] = []
         self.plugins: pluggy.PluginManager | None = None
         for key, offer in self.offers.items():
             for problem in [] if offer.blocked else offer.problems:
@@ -85,9 +84,15 @@ class Registry:
     def _warn(offer: Offer, reason: str) -> None:
         warnings.warn(f"Plugin {offer.distribution} {offer.version}: {reason}", AstrozooPluginWarning, stacklevel=2)
 
-    def block_hooks(self, entry: Entry) -> None:
-        """Remember that the hooks of `entry` were disabled by name."""
-        self._blocked_hooks.append(entry)
+    @staticmethod
+    def disabled_hooks(offer: Offer) -> list[Entry]:
+        """Entry points of a third party's hooks that `ASTROZOO_DISABLE_PLUGINS` names one by one."""
+        names = discovery.disabled()
+        third_party = normalized(offer.distribution) != CORE
+        return [entry for entry in offer.entries[PLUGINS].values() if third_party and normalized(entry.name) in names]
+
+    def _loaded(self, key: str) -> bool:
+        return any(normalized(entry.distribution) == key for entry in self._objects)
 
     def timed_import(self, entry: Entry) -> Any:
         """The object of an entry point; the time is added to its distribution's."""
@@ -198,9 +203,10 @@ class Registry:
             state, reason = "failed", "; ".join(self._reasons[key])
         elif clashes:
             state, reason = "ambiguous", "; ".join(clashes)
+        elif (named := [entry.name for entry in self.disabled_hooks(offer)]) and not self._loaded(key):
+            state, reason = "blocked", f"hooks {', '.join(named)} are disabled by ASTROZOO_DISABLE_PLUGINS"
         else:
-            loaded = any(normalized(entry.distribution) == key for entry in self._objects)
-            state, reason = ("ok" if loaded else "not loaded"), ""
+            state, reason = ("ok" if self._loaded(key) else "not loaded"), ""
         return PluginStatus(
             name=offer.distribution,
             distribution=offer.distribution,
@@ -208,7 +214,7 @@ class Registry:
             groups=offer.groups(),
             models=tuple(offer.entries[MODELS]),
             attentions=tuple(offer.entries[ATTENTION]),
-            hooks=tuple(offer.entries[discovery.PLUGINS]),
+            hooks=tuple(offer.entries[PLUGINS]),
             state=state,
             reason=reason,
             import_seconds=seconds,
