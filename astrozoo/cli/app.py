@@ -33,7 +33,7 @@ COMMANDS = {
     "download": "Fetch weights into the local cache.",
     "convert": "Turn a pickled checkpoint into a model folder that can be shared.",
     "export": "Write a model as a torch.export program.",
-    "check": "Run the conformance checks on a model, built in or from a plugin.",
+    "check": "Run the conformance checks on models, built in or from a plugin.",
     "doctor": "Test whether everything works on this machine, in under a minute.",
     "bench": "Measure astrozoo against its peers.",
     "catalog": "Write the catalogue of a plugin's models.",

@@ -58,10 +58,10 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def add_model_argument(parser: argparse.ArgumentParser, dest: str = "name", **options: Any) -> None:
-    """A positional model name that the shell can complete."""
-    options.setdefault("help", "a name that `astrozoo list` shows")
+    """An argument that takes a model name, which the shell can complete."""
+    options = {"metavar": "NAME", "help": "a name that `astrozoo list` shows"} | options
     # argcomplete reads the attribute; argparse ignores it.
-    parser.add_argument(dest, metavar="NAME", **options).completer = complete_model  # type: ignore[attr-defined]
+    parser.add_argument(dest, **options).completer = complete_model  # type: ignore[attr-defined]
 
 
 def complete_model(prefix: str, **_: Any) -> list[str]:

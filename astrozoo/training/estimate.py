@@ -24,6 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from astrozoo.batch import Batch, random_batch
 from astrozoo.errors import ConfigError
 from astrozoo.module import ZooModel
+from astrozoo.training.config import OptimConfig
+from astrozoo.training.optim import build_optimizer
 
 __all__ = ["Estimate", "estimate"]
 
@@ -117,7 +119,7 @@ def estimate(
         model.set_grad_checkpointing()
     shapes = random_batch(model.spec, batch_size, sizes=sizes, device="meta")
     try:
-        measured = _simulate(model, shapes, PRECISIONS[precision], optimizer)
+        measured = _simulate(model, shapes, PRECISIONS[precision], OptimConfig(name=optimizer))
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise ConfigError(f"{name} cannot be estimated: its operations depend on values ({error}).") from error
     return Estimate(
@@ -132,7 +134,7 @@ def estimate(
     )
 
 
-def _simulate(model: ZooModel, shapes: Batch, precision: torch.dtype, optimizer: str) -> dict[str, int]:
+def _simulate(model: ZooModel, shapes: Batch, precision: torch.dtype, optimizer: OptimConfig) -> dict[str, int]:
     """Two training steps and one inference step on fake tensors."""
     with FakeTensorMode(), _LiveMemory() as memory:
         _replace_tensors(model)
@@ -148,7 +150,7 @@ def _simulate(model: ZooModel, shapes: Batch, precision: torch.dtype, optimizer:
 
         model.train()
         before = memory.now
-        update = _optimizer(optimizer, model)
+        update = build_optimizer(model, optimizer)
         for _ in range(2):  # the second step finds the optimiser's state already there
             memory.peak = memory.now
             with FlopCounterMode(display=False) as counter:
@@ -157,7 +159,9 @@ def _simulate(model: ZooModel, shapes: Batch, precision: torch.dtype, optimizer:
                 alive = memory.now
                 loss.backward()
             del loss
+            memory.values_matter = False
             update.step()
+            memory.values_matter = True
             gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
             update.zero_grad(set_to_none=True)
             activations = alive - before
@@ -170,10 +174,6 @@ def _simulate(model: ZooModel, shapes: Batch, precision: torch.dtype, optimizer:
             "flops_step": counter.get_total_flops(),
         }
     return measured
-
-
-def _optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters())
 
 
 @contextlib.contextmanager
@@ -208,11 +208,14 @@ class _LiveMemory(TorchDispatchMode):
         super().__init__()
         self.now = 0
         self.peak = 0
+        self.values_matter = True
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default and not self.values_matter:
+            return 1.0  # some optimisers read a norm or a step count, which changes what they compute, not how much
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
