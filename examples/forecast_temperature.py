@@ -55,7 +55,7 @@ def main() -> None:
         out=str(arguments.out / "training"),
     )
     single_level = {"level_kernel": 1, "level_strides": (1, 1, 1)}
-    result = astrozoo.train("cube_unet_nano", task, config, overrides=single_level)
+    result = astrozoo.train("cube_unet_nano", task, config, overrides=single_level, resume=False)
     print(result.summary())
 
     # 3. Scores on the held-out years, by run: does it beat every baseline?
