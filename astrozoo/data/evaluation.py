@@ -34,7 +34,7 @@ class FieldMetrics:
         shape = (mean.shape[0], mean.shape[1])
         self._std = std
         self._mean = mean
-        self._typical = std.mean(dim=(-2, -1))  # [var, level]
+        self._typical = std.mean(dim=(-2, -1)).cpu()  # [var, level]
         self._metrics = {
             "rmse": AreaWeightedRMSE(lat, shape),
             "bias": AreaWeightedBias(lat, shape),
@@ -60,7 +60,7 @@ class FieldMetrics:
         """All scores, reduced over the processes of a distributed run."""
         scores: dict[str, float] = {}
         for kind, metric in self._metrics.items():
-            values = metric.compute().cpu()  # [var, level]
+            values = metric.compute().cpu().reshape(self._typical.shape)  # torchmetrics drops sizes of 1
             for label, row in zip(self.labels, values, strict=True):
                 scores[f"{kind}/{label}"] = float(row.square().mean().sqrt() if kind == "rmse" else row.mean())
                 if len(row) > 1 and self.schema.levels is not None:
@@ -68,7 +68,8 @@ class FieldMetrics:
                         scores[f"{kind}/{label}_{level:g}"] = float(value)
             if kind == "rmse" and len(self.labels) > 1:
                 scores["rmse/normalised"] = float((values / self._typical).square().mean().sqrt())
-        return scores
+        # A correlation that does not exist (climatology has no anomaly) is left out: JSON has no NaN.
+        return {name: score for name, score in scores.items() if not (name.startswith("acc/") and score != score)}
 
     def reset(self) -> None:
         """Forget what was accumulated."""
