@@ -152,4 +152,6 @@ FAMILY = Family(
 )
 
 nbeats_tiny = FAMILY.variant("tiny", "Four blocks: series of some hundred samples.")
-nbeats_small = FAMILY.variant("small", "Thirty wide blocks as in the paper: long or many series.", blocks=30, layers=4, width=512)
+nbeats_small = FAMILY.variant(
+    "small", "Thirty wide blocks as in the paper: long or many series.", blocks=30, layers=4, width=512
+)
