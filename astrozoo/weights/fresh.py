@@ -49,9 +49,7 @@ def initialise_only(
         values = {name: tensor for name, _, _, tensor in _slots(build("cpu"))}
         for name, owner, leaf, _ in _slots(model):
             if name in wanted:
-                (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = _moved(
-                    values[name], device
-                )
+                setattr(owner, leaf, _moved(values[name], device))
     return {name: tensor.detach() for name, _, _, tensor in _slots(model) if name in names}
 
 

@@ -151,6 +151,8 @@ def _explain(
 ) -> WeightsError | None:
     """What went wrong and what to do, or None for an error that is nobody's but ours."""
     site = endpoint()
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the client wraps what fails in its upload threads
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     text: str | None = None
     if isinstance(error, GatedRepoError):

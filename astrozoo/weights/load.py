@@ -115,7 +115,8 @@ def load_place(
     def build(device: str) -> ZooModel:
         return variant.build(config, device=device, dtype=dtype or _main_dtype(saved, stored))
 
-    model = build("meta")
+    with _prefixed(f"{place.label}/{CONFIG_FILE}"):
+        model = build("meta")
     if not isinstance(model, ZooModel):
         raise WeightsError(f"{saved.name!r} built a {type(model).__name__}; a model must derive from ZooModel.")
     target = torch.get_default_device() if device is None else torch.device(device)

@@ -191,6 +191,8 @@ def cache_for(address: str, cache: Path | None) -> Path:
 
 def _remote(address: str, revision: str | None, cache: Path | None) -> Place:
     fetcher = source_for(address)
+    if isinstance(fetcher, HubSource) and not _HUB_ID.fullmatch(address.removeprefix("hf://")):
+        raise WeightsError(f"{address} is no address on the Hub. A Hub id looks like org/name or org/name@revision.")
     if isinstance(fetcher, FileSource):
         folder = Path(unquote(urlparse(address).path))
         if not folder.is_dir():
