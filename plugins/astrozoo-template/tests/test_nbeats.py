@@ -1,8 +1,9 @@
 """Conformance of every variant, and what is special about this family."""
 
-import astrozoo
 import pytest
 import torch
+
+import astrozoo
 from astrozoo.testing import check_model
 
 

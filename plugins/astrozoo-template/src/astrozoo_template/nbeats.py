@@ -11,6 +11,7 @@ Layout: `flux[batch, channel, time]` -> `forecast[batch, channel, horizon]`. Cha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -57,14 +58,12 @@ class NBeatsBlock(nn.Module):
     def __init__(self, config: NBeatsConfig, *, last: bool) -> None:
         super().__init__()
         widths = [config.lookback] + [config.width] * config.layers
-        self.trunk = nn.Sequential(
-            *(layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU()))
-        )
+        self.trunk = nn.Sequential(*(layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())))
         self.forecast = _basis_expansion(config.width, config.basis, config.horizon)
         self.backcast = None if last else _basis_expansion(config.width, config.basis, config.lookback)
 
     def forward(self, past: Tensor) -> tuple[Tensor, Tensor]:
-        """`past[..., time]` -> what is left of it `[..., time]`, and the block's part of the forecast `[..., horizon]`."""
+        """`past[..., time]` -> what is left of it `[..., time]`, and the part of the forecast `[..., horizon]`."""
         hidden = self.trunk(past)  # [..., width]
         left = past if self.backcast is None else past - self.backcast(hidden)
         return left, self.forecast(hidden)
@@ -96,6 +95,7 @@ class NBeats(ZooModel):
 
     @classmethod
     def input_specs(cls, config: NBeatsConfig) -> tuple[TensorSpec, ...]:
+        """The past, `flux[batch, channel, time]`."""
         return (
             TensorSpec(
                 name="flux",
@@ -110,6 +110,7 @@ class NBeats(ZooModel):
 
     @classmethod
     def output_specs(cls, config: NBeatsConfig) -> tuple[TensorSpec, ...]:
+        """The future, `forecast[batch, channel, horizon]`."""
         return (
             TensorSpec(
                 name="forecast",
