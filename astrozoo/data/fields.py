@@ -19,7 +19,7 @@ import xarray as xr
 from astrozoo.data.axes import DIMS, standard_axes, standard_latitude, standard_longitude
 from astrozoo.data.splits import date_of
 from astrozoo.data.units import conversion, same_unit
-from astrozoo.errors import ConfigError, DataError
+from astrozoo.errors import BackendUnavailableError, ConfigError, DataError
 from astrozoo.registry.names import suggest
 
 __all__ = ["open_fields"]
@@ -116,6 +116,7 @@ def _open(file: Path, engine: str | None, chunks: Any, decode_times: bool) -> xr
             # Several fill values in one variable, a NaN fill value of packed integers, and dates beyond datetime64 are
             # all decoded as we want them: to NaN and to cftime.
             warnings.simplefilter("ignore", xr.SerializationWarning)
+            warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated", RuntimeWarning)
             return xr.open_dataset(
                 file,
                 engine=engine,  # type: ignore[arg-type]
@@ -124,6 +125,10 @@ def _open(file: Path, engine: str | None, chunks: Any, decode_times: bool) -> xr
                 decode_timedelta=False,
                 decode_coords="all",  # cell bounds and grid mappings are no fields
             )
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"{file} needs a package that is not installed ({error}); run: pip install 'astrozoo[data]'"
+        ) from error
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, IndexError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "decode time" in reason:

@@ -158,6 +158,7 @@ def test_pressure_levels_become_hpa_and_can_be_selected(tmp_path, make_fields):
         open_fields(tmp_path / "a.nc", levels=[700])
 
 
+@pytest.mark.filterwarnings("ignore:variable .* has non-conforming")  # by xarray itself, which we compare with
 def test_real_files_open_in_standard_form(shared_data):
     climate = shared_data / "climate"
     north_america = open_fields(climate / "A1B_north_america.nc")

@@ -17,7 +17,7 @@ from astrozoo.errors import ConfigError, DataError
 
 
 @given(
-    steps=st.integers(20, 200),
+    steps=st.integers(40, 200),
     train=st.floats(0.3, 0.6),
     val=st.floats(0.1, 0.2),
     gap=st.integers(0, 3),
