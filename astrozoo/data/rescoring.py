@@ -51,7 +51,8 @@ def rescoring_task(
         every = [(member, range(len(times))) for member in range(len(members or [""]))]
         parts: dict[str, list[tuple[int, range]]] = {"train": every, "val": [], "test": []}
     else:
-        parts = split_from_dict(known.split).blocks(times, members or [""])
+        rule = {key: value for key, value in known.split.items() if key != "periods"}  # what it came to in training
+        parts = split_from_dict(rule).blocks(times, members or [""])
     moments = _moments(fields, list(known.targets), parts["train"], known.levels_as)
     climatology = {name: moments[name].climatology() for name in known.targets}
     return FieldTask(_datasets(fields, known, parts, members, in_memory=False), known, climatology)

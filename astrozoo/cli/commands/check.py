@@ -1,4 +1,4 @@
-"""Run the conformance checks on models: every promise of the model contract, as `astrozoo.testing.check_model` tests it.
+"""Run the conformance checks of `astrozoo.testing.check_model` on models: every promise of the model contract.
 
 Give names, or --plugin for all models of a distribution. The exit status is 1 when a check fails.
 

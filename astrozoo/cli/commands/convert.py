@@ -1,7 +1,7 @@
 """Turn another tool's checkpoint into a model folder that loads safely and can be shared.
 
 FILE is .safetensors, or a .pt, .pth, .ckpt or .bin pickle; of a pickle only tensors and plain containers are read, so
-no code in it runs. Tensors are renamed by a plugin that knows the checkpoint; otherwise their names must be the model's.
+no code in it runs. Tensors are renamed by a plugin that knows the checkpoint; otherwise they need the model's names.
 
 Examples:
   astrozoo convert epoch=99.ckpt models/mars --name cube_unet_small --set in_vars=4 --set out_vars=4
