@@ -35,7 +35,7 @@ class PluginStatus:
         models, attentions, hooks: The names it declares.
         state: `ok` (something of it was loaded, nothing failed), `not loaded`, `failed`, `blocked` or `ambiguous`.
         reason: Why it failed, is blocked or ambiguous; empty when it is fine.
-        import_seconds: How long importing its code took so far, without that of torch.
+        import_seconds: How long importing its code took so far, with what it was the first to need (such as torch).
     """
 
     name: str
