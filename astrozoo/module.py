@@ -86,11 +86,11 @@ class ZooModel(nn.Module):
         return ()
 
     def check_inputs(self, **tensors: Tensor | None) -> None:
-        """Compare tensors with the spec by name. Call it first in `forward`; it vanishes under torch.compile and export.
+        """Compare tensors with the spec by name, first thing in `forward`; vanishes under torch.compile and export.
 
         Raises:
-            InputError: A tensor is missing or not expected, or its rank, sizes or dtype differ from the spec; the message gives the
-                named dims expected and got.
+            InputError: A tensor is missing or not expected, or its rank, sizes or dtype differ from the spec; the
+                message gives the named dims expected and got.
         """
         if torch.compiler.is_compiling():
             return
@@ -155,7 +155,7 @@ class ZooModel(nn.Module):
         """
         return objectives.task_loss(self.task, self(**batch.inputs), batch)
 
-    def features(self, **inputs: Tensor) -> dict[str, Tensor]:
+    def features(self, **inputs: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
         """Intermediate features by stage name, finest first, for families that declare stages.
 
         Raises:
@@ -217,6 +217,7 @@ class ZooModel(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def extra_repr(self) -> str:
+        """Name and number of parameters."""
         return f"{self._label()}, {self.num_parameters():,} parameters"
 
 

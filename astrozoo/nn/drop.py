@@ -26,4 +26,5 @@ class DropPath(nn.Module):
         return x * (kept / (1 - self.rate)).to(x.dtype)
 
     def extra_repr(self) -> str:
+        """The rate."""
         return f"{self.rate:.3g}"

@@ -18,6 +18,7 @@ class FiLM(nn.Module):
         self.affine = nn.Linear(condition_dim, 2 * channels)
 
     def reset_parameters(self) -> None:
+        """Scale 1, shift 0."""
         nn.init.zeros_(self.affine.weight)
         nn.init.zeros_(self.affine.bias)
 

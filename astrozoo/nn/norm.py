@@ -12,7 +12,7 @@ __all__ = ["ChannelNorm"]
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of each grid cell (Ba et al. 2016, arXiv:1607.06450): `[batch, channel, ...]`.
+    """Layer normalisation over the channels of each grid cell (Ba et al. 2016, arXiv:1607.06450).
 
     Statistics over the grid would count the crowded cells near the poles like any others and change with the region
     that is cut out; statistics over the batch would make one sample's result depend on its neighbours'.
@@ -25,10 +25,12 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels))
 
     def reset_parameters(self) -> None:
+        """Weight 1, bias 0."""
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`x[batch, channel, ...]` -> like `x`, in its dtype."""
         # Autocast would return float32 and double the traffic; the kernel sums in float32 whatever the dtype.
         # The meta device knows no autocast.
         with nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False):
@@ -36,4 +38,5 @@ class ChannelNorm(nn.Module):
             return F.layer_norm(x.movedim(1, -1), weight.shape, weight, bias, self.eps).movedim(-1, 1)
 
     def extra_repr(self) -> str:
+        """Channels and epsilon."""
         return f"{self.weight.numel()}, eps={self.eps}"

@@ -1,8 +1,9 @@
 """Coarser and finer grids: convolutions whose kernel is their stride, for grids of any size.
 
-`Coarsen` fills up sizes that the stride does not divide (wrapping in a periodic longitude, repeating the edge elsewhere) and
-`Refine` crops what it makes to the size asked for, so `n` cells become `ceil(n / stride)` and `n` again.
-A single level stays one at no cost: the level planes of the kernel are summed, which is what repeating the level would do.
+`Coarsen` fills up sizes that the stride does not divide (wrapping in a periodic longitude, repeating the edge
+elsewhere) and `Refine` crops what it makes to the size asked for, so `n` cells become `ceil(n / stride)` and `n` again.
+A single level stays one at no cost: the level planes of the kernel are summed, which is what repeating the level would
+do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["Coarsen", "Refine"]
 
 
 class Coarsen(nn.Conv3d):
-    """`[batch, in_channel, level, lat, lon]` -> `[batch, out_channel, ceil(level / stride), ceil(lat / stride), ...]`."""
+    """Every `stride` cells become one: `[batch, in_channel, level, lat, lon]` -> `[batch, out_channel, ...]`."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int, int], *, longitude: str) -> None:
         super().__init__(in_channels, out_channels, stride, stride)
@@ -30,6 +31,7 @@ class Coarsen(nn.Conv3d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`x[batch, in_channel, level, lat, lon]` -> `[batch, out_channel, ceil(size / stride), ...]`."""
         weight, (level, lat, lon) = self.weight, self.kernel_size
         if x.shape[2] == 1 and level > 1:
             weight, level = weight.sum(2, keepdim=True), 1
@@ -57,6 +59,7 @@ class Refine(nn.ConvTranspose3d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:  # type: ignore[override]
+        """`x[batch, in_channel, level, lat, lon]` and the sizes `(level, lat, lon)` wanted."""
         weight, (level, lat, lon) = self.weight, self.kernel_size
         if sizes[0] == 1 and level > 1:
             weight, level = weight[:, :, :1], 1

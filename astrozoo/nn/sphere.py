@@ -1,8 +1,8 @@
 """Latitude-longitude grids: what lies beyond the edge of the array, and convolutions that know it.
 
-A global grid has no edge in longitude: column -1 is the last column. Nor does it end at a pole: walking north from the first
-row one comes down the other side, so the row beyond is that same row seen half a turn away. With an odd number of
-longitudes half a turn falls between two columns and their mean is taken. Rows are taken as cell centres (no row lies
+A global grid has no edge in longitude: column -1 is the last column. Nor does it end at a pole: walking north from the
+first row one comes down the other side, so the row beyond is that same row seen half a turn away. With an odd number
+of longitudes half a turn falls between two columns and their mean is taken. Rows are taken as cell centres (no row lies
 on the pole itself; one that does is seen twice, which is harmless), and channels as scalars: the sign that a wind
 component changes over the pole is left to the network.
 
@@ -74,11 +74,11 @@ class _PadGrid(torch.autograd.Function):
         return _pad(x, rows, columns, longitude, poles)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
         _, ctx.rows, ctx.columns, ctx.longitude, ctx.poles = inputs
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, columns = ctx.rows, ctx.columns
 
         def fold_columns(padded: Tensor) -> Tensor:
@@ -110,8 +110,8 @@ class _PadGrid(torch.autograd.Function):
 class GridConv3d(nn.Conv3d):
     """A size-preserving 3-D convolution whose halo is the globe's: `[batch, channel, level, lat, lon]`.
 
-    Levels end where the atmosphere does: beyond the top and bottom lie zeros. On a single level the outer planes of the kernel
-    meet only those zeros, so they are skipped; the result is the same.
+    Levels end where the atmosphere does: beyond the top and bottom lie zeros. On a single level the outer planes of the
+    kernel meet only those zeros, so they are skipped; the result is the same.
     """
 
     def __init__(
@@ -128,6 +128,7 @@ class GridConv3d(nn.Conv3d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`x[batch, in_channel, level, lat, lon]` -> `[batch, out_channel, level, lat, lon]`."""
         levels, rows, columns = (size // 2 for size in self.kernel_size)
         weight = self.weight
         if x.shape[2] == 1:  # planar kernels are faster than 3-D ones of one level
@@ -137,4 +138,5 @@ class GridConv3d(nn.Conv3d):
         return F.conv3d(x, weight, self.bias, padding=(levels, 0, 0))
 
     def extra_repr(self) -> str:
+        """As for any convolution, and the edges."""
         return f"{super().extra_repr()}, longitude={self.longitude!r}, poles={self.poles!r}"

@@ -1,12 +1,14 @@
-"""Checks of the contract at the door: creation, names and shapes, errors, loss, saving, and full size on the meta device."""
+"""Checks of the contract at the door: creation, shapes, errors, loss, saving, and full size on the meta device."""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.utils.deterministic
 
 from astrozoo.batch import random_batch
 from astrozoo.errors import AstrozooError, ConfigError, InputError
@@ -16,6 +18,8 @@ from astrozoo.testing.report import NotApplicable, require
 from astrozoo.testing.subject import Subject, free_dims, model_spec, named_tensors, relative_error, small_sizes
 
 __all__: list[str] = []
+
+_settings: Any = torch.utils.deterministic  # its attributes are properties that type checkers do not see
 
 
 def create(subject: Subject) -> None:
@@ -206,15 +210,15 @@ class _poisoned_memory:  # noqa: N801  # reads as a verb where it is used
         self.before = (
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.utils.deterministic.fill_uninitialized_memory,
+            _settings.fill_uninitialized_memory,
         )
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[assignment]
+        _settings.fill_uninitialized_memory = True
 
     def __exit__(self, *exception: object) -> None:
         enabled, warn_only, fill = self.before
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[assignment]
+        _settings.fill_uninitialized_memory = fill
 
 
 def full_size(subject: Subject) -> None:

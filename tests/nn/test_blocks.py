@@ -10,7 +10,7 @@ from astrozoo.nn.sphere import _pad
 
 def initialised(module):
     torch.manual_seed(0)
-    for part in module.modules():
+    for part in reversed(list(module.modules())):  # children first, as models do
         if hasattr(part, "reset_parameters"):
             part.reset_parameters()
     return module.double()

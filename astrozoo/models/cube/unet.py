@@ -2,17 +2,18 @@
 
 Paper: Cicek, Abdulkadir, Lienkamp, Brox, Ronneberger (2016), "3D U-Net", arXiv:1606.06650.
 Where we differ, and why:
-- Convolutions wrap around in longitude and continue across the poles (`astrozoo.nn.sphere`), because a planet has no edge.
-- Residual blocks with one normalisation over channels in front (as in ConvNeXt, arXiv:2201.03545) replace pairs of convolution and batch
-  norm: results do not depend on the batch or on the grid's extent, and half as many activations are kept for the gradient.
-- Skips are added, not concatenated, and most parameters sit at coarse scales: a fine grid costs little, and context is what
-  fields of a planet need.
+- Convolutions wrap around in longitude and continue across the poles (`astrozoo.nn.sphere`): a planet has no edge.
+- Residual blocks with one normalisation over channels in front (as in ConvNeXt, arXiv:2201.03545) replace pairs of
+  convolution and batch norm: results depend neither on the batch nor on the grid's extent, and half as many
+  activations are kept for the gradient.
+- Skips are added, not concatenated, and most parameters sit at coarse scales: a fine grid costs little, and context is
+  what fields of a planet need.
 - The head starts at zero, so an untrained model predicts the mean of normalised data: the climatology.
 
 Layout: `x[batch, var, level, lat, lon]`, optional `static[batch, static, lat, lon]` (orography, land mask) and
 `condition[batch, param]` (forcing, planetary parameters) -> `y[batch, out_var, level, lat, lon]`. Levels may be one.
-Missing values: a NaN in `x` spreads over the receptive field, and the model does not look for it, since that would make a GPU wait
-in every step. Fill gaps first and say where they were in a variable of their own, as the infilling task of the data module does.
+Missing values: a NaN in `x` spreads over the receptive field, and the model does not look for it, since that would make
+a GPU wait in every step. Fill gaps first and say where they were in a variable of their own.
 """
 
 from __future__ import annotations
@@ -90,17 +91,22 @@ class CubeUNetConfig:
         checks.between(self, 0, 1, "dropout", "drop_path")
 
 
+def _conv(config: CubeUNetConfig, in_channels: int, out_channels: int, level_kernel: int) -> GridConv3d:
+    return GridConv3d(
+        in_channels, out_channels, longitude=config.longitude, poles=config.poles, level_kernel=level_kernel
+    )
+
+
 class ResidualBlock(nn.Module):
     """`x + conv(silu(conv(norm(x))))`, scaled and shifted by a condition after the norm."""
 
     def __init__(self, config: CubeUNetConfig, width: int, drop_path: float) -> None:
         super().__init__()
-        grid = {"longitude": config.longitude, "poles": config.poles, "level_kernel": config.level_kernel}
         self.norm = ChannelNorm(width)
         self.film = FiLM(config.condition_width, width) if config.condition_dim else None
-        self.conv1 = GridConv3d(width, width, **grid)
+        self.conv1 = _conv(config, width, width, config.level_kernel)
         self.dropout = nn.Dropout3d(config.dropout)
-        self.conv2 = GridConv3d(width, width, **grid)
+        self.conv2 = _conv(config, width, width, config.level_kernel)
         self.drop_path = DropPath(drop_path)
 
     def reset_parameters(self) -> None:
@@ -126,17 +132,14 @@ class CubeUNet(ZooModel):
         super().__init__(config)
         widths, scales = config.widths, len(config.widths)
         strides = [(level, space, space) for level, space in zip(config.level_strides, config.strides, strict=True)]
-        grid = {"longitude": config.longitude, "poles": config.poles}
         rates = iter(torch.linspace(0, config.drop_path, sum(config.depths) + sum(config.decoder_depths)).tolist())
 
         def stage(scale: int, depth: int) -> nn.ModuleList:
             return nn.ModuleList(ResidualBlock(config, widths[scale], next(rates)) for _ in range(depth))
 
         with torch.device("meta"):
-            self.stem = GridConv3d(config.in_vars, widths[0], level_kernel=config.level_kernel, **grid)
-            self.static_stem = (
-                GridConv3d(config.static_vars, widths[0], level_kernel=1, **grid) if config.static_vars else None
-            )
+            self.stem = _conv(config, config.in_vars, widths[0], config.level_kernel)
+            self.static_stem = _conv(config, config.static_vars, widths[0], 1) if config.static_vars else None
             self.embed = nn.Linear(config.condition_dim, config.condition_width) if config.condition_dim else None
             self.encoder = nn.ModuleList(stage(scale, config.depths[scale]) for scale in range(scales))
             self.coarsen = nn.ModuleList(
@@ -154,10 +157,12 @@ class CubeUNet(ZooModel):
         """He for convolutions; zero for the head and for the last convolution of each block."""
         super().reset_parameters()
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        if self.head.bias is not None:
+            nn.init.zeros_(self.head.bias)
 
     @classmethod
     def input_specs(cls, config: CubeUNetConfig) -> tuple[TensorSpec, ...]:
+        """`x`, and `static` and `condition` where the configuration has them."""
         batch, space = Dim("batch", 2), _space(config)
         specs = [
             TensorSpec(
@@ -176,11 +181,13 @@ class CubeUNet(ZooModel):
 
     @classmethod
     def output_specs(cls, config: CubeUNetConfig) -> tuple[TensorSpec, ...]:
+        """`y`, on the grid of `x`."""
         dims = (Dim("batch", 2), Dim("out_var", config.out_vars, fixed=True), *_space(config))
         return (TensorSpec(name="y", dims=dims, quantity="fields, normalised"),)
 
     @classmethod
     def feature_stages(cls, config: CubeUNetConfig) -> tuple[str, ...]:
+        """`down0` (finest) to the coarsest, then back to `up0`."""
         scales = range(len(config.widths))
         return tuple(f"down{scale}" for scale in scales) + tuple(f"up{scale}" for scale in reversed(scales[:-1]))
 
@@ -209,9 +216,9 @@ class CubeUNet(ZooModel):
         self.check_inputs(x=x, static=static, condition=condition)
         # Channels of a cell side by side in memory: what the norm reads, and what tensor cores and oneDNN want.
         x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))
-        if self.static_stem is not None:
+        if self.static_stem is not None and static is not None:
             x = x + self.static_stem(static[:, :, None])  # the same at every level
-        embedding = None if self.embed is None else F.silu(self.embed(condition))
+        embedding = None if self.embed is None or condition is None else F.silu(self.embed(condition))
         stages: dict[str, Tensor] = {}
         for scale, blocks in enumerate(self.encoder):
             if scale:
@@ -222,8 +229,8 @@ class CubeUNet(ZooModel):
             stages[f"up{scale}"] = x = self._through(blocks, skip + refine(x, skip.shape[2:]), embedding)
         return stages
 
-    def _through(self, blocks: nn.ModuleList, x: Tensor, embedding: Tensor | None) -> Tensor:
-        for block in blocks:
+    def _through(self, blocks: nn.Module, x: Tensor, embedding: Tensor | None) -> Tensor:
+        for block in blocks.children():
             x = self.run(block, x, embedding)
         return x
 
