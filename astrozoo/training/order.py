@@ -100,6 +100,8 @@ class SeededSamples:
         seed = getattr(chunk, "seed", None)
         if seed:
             _seed_worker(seed)
+            if hasattr(self.samples, "set_epoch"):  # here, because worker processes hold copies of the samples
+                self.samples.set_epoch(seed[1])
         together = getattr(self.samples, "__getitems__", None)
         return together(chunk) if together is not None else [self.samples[index] for index in chunk]
 
