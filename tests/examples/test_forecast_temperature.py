@@ -1,4 +1,4 @@
-"""The example runs from raw files to picture; that it beats its baselines with full training is what `make demo` shows."""
+"""The example runs from raw files to picture. That it beats its baselines is for `make demo` to show."""
 
 from __future__ import annotations
 
