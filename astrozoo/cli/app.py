@@ -158,8 +158,10 @@ def _add_plugin_commands(parser: argparse.ArgumentParser, commands: Any, chosen:
 
 
 def _words_to_complete() -> list[str]:
-    """The command line so far when the shell asks for completions, without the program's name."""
-    return os.environ.get("COMP_LINE", "").split()[1:] if "_ARGCOMPLETE" in os.environ else []
+    """The finished words of the command line when the shell asks for completions, without the program's name."""
+    line = os.environ.get("COMP_LINE", "") if "_ARGCOMPLETE" in os.environ else ""
+    words = line.split()[1:]
+    return words if line.endswith(" ") else words[:-1]
 
 
 def _complete(parser: argparse.ArgumentParser) -> None:

@@ -69,7 +69,7 @@ def test_estimate_knows_gradient_checkpointing_and_precision(astrozoo):
     assert mixed["parameters"] == plain["parameters"]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "lion", "muon"])
+@pytest.mark.parametrize("optimizer", ["lion", "muon"])
 def test_estimate_knows_the_state_of_an_optimiser(astrozoo, optimizer):
     found = astrozoo("estimate", "cube_unet_nano", "--optimizer", optimizer, "--json").json
     assert found["optimizer_bytes"] == pytest.approx(found["parameter_bytes"], rel=0.02)
