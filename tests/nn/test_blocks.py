@@ -133,3 +133,14 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples():
     assert (dropped.flatten(1).std(1) == 0).all()
     assert dropped.mean() == pytest.approx(1, abs=0.03)
     assert torch.equal(DropPath(0.25).eval()(torch.ones(3)), torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_gradients_of_few_levels_are_finite(dtype):
+    conv = initialised(GridConv3d(16, 16, longitude="periodic", poles="cross")).to(dtype)
+    for _ in range(20):
+        junk = [torch.full((size,), torch.nan) for size in (1000, 5000, 20000, 100000)]
+        del junk  # memory the allocator is likely to hand out again
+        conv.zero_grad()
+        conv(torch.randn(2, 16, 2, 2, 2, dtype=dtype)).sum().backward()
+        assert conv.weight.grad.isfinite().all()

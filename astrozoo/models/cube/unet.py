@@ -173,10 +173,9 @@ class CubeUNet(ZooModel):
             dims = (batch, Dim("static", config.static_vars, fixed=True), *space[1:])
             specs.append(TensorSpec(name="static", dims=dims, quantity="fields without levels, such as orography"))
         if config.condition_dim:
-            dims = (batch, Dim("param", config.condition_dim, fixed=True))
-            specs.append(
-                TensorSpec(name="condition", dims=dims, quantity="forcing or planetary parameters, normalised")
-            )
+            param = Dim("param", config.condition_dim, fixed=True)
+            quantity = "forcing or planetary parameters, normalised"
+            specs.append(TensorSpec(name="condition", dims=(batch, param), quantity=quantity))
         return tuple(specs)
 
     @classmethod
