@@ -84,7 +84,7 @@ def _learning_curve(axes: Axes, history: Mapping[str, Sequence[float]], baseline
     for name, style in (("train", "tab:grey"), ("val", "tab:blue")):
         axes.plot(np.arange(1, len(history[name]) + 1), history[name], color=style, label=f"model, {name}")
     for (name, loss), colour in zip(baselines.items(), ("tab:red", "tab:orange", "tab:green"), strict=True):
-        axes.axhline(loss, color=colour, linestyle="--", linewidth=1.2, label=f"{name}, val")
+        axes.axhline(loss, color=colour, linestyle="--", linewidth=1.2, label=f"{name.replace('_', ' ')}, val")
     axes.set(title="Learning curve", xlabel="epoch", ylabel="mean squared error [variance units]")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, ncols=2)
