@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Literal
 
 from astrozoo.cli.arguments import add_model_argument
 from astrozoo.cli.output import Output
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     import astrozoo
 
     model = astrozoo.load_model(args.name) if Path(args.name).is_dir() else args.name
-    resume = False if args.resume == "no" else args.resume
+    resume: Literal[False] | str = False if args.resume == "no" else args.resume
     result = astrozoo.train(model, job.data.build(), job.train, overrides=job.model or None, resume=resume)
     status = _STATUS.get(result.stopped, 0)
     if int(os.environ.get("RANK", "0")) != 0:
