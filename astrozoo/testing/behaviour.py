@@ -159,7 +159,7 @@ def grad_checkpointing(subject: Subject) -> None:
             model.set_grad_checkpointing(enabled)
             model.zero_grad()
             torch.manual_seed(0)
-            with saved_bytes() as count:
+            with saved_bytes(model) as count:
                 loss = model.loss(batch)["loss"]
             loss.backward()
             saved.append(count())
@@ -172,13 +172,15 @@ def grad_checkpointing(subject: Subject) -> None:
 
 
 @contextmanager
-def saved_bytes() -> Iterator[Callable[[], int]]:
-    """Count bytes of the distinct storages that autograd keeps inside the block."""
+def saved_bytes(model: torch.nn.Module) -> Iterator[Callable[[], int]]:
+    """Count bytes of the distinct storages, other than the model's parameters, that autograd keeps inside the block."""
     storages: dict[int, Any] = {}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage  # held, so that no address is used twice
+        if storage.data_ptr() not in parameters:
+            storages[storage.data_ptr()] = storage  # held, so that no address is used twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
