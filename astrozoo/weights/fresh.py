@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from astrozoo.module import ZooModel
 
-__all__ = ["initialise_only"]
+__all__ = ["SkipMetaInit", "initialise_only"]
+
+_FILLS = frozenset((Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, Tensor.mul_, Tensor.erfinv_))
+
+
+class SkipMetaInit(TorchFunctionMode):
+    """Leave out operations that fill tensors on the meta device: they do nothing, but take long to do it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func`, unless it would write values into a tensor that has none."""
+        if func in _FILLS and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def initialise_only(
@@ -42,7 +58,7 @@ def initialise_only(
             else:
                 owner._buffers[leaf] = empty
     try:
-        with torch.no_grad():
+        with torch.no_grad(), SkipMetaInit():
             model.reset_parameters()
     except (NotImplementedError, RuntimeError):
         # This initialisation reads values of other weights, which the meta device does not have: build it all once.

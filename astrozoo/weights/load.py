@@ -24,7 +24,7 @@ from astrozoo.registry.family import Variant
 from astrozoo.weights.adapt import Adaptation, plan_adaptation, refit_channels
 from astrozoo.weights.config import CONFIG_FILE, SavedModel, read_config
 from astrozoo.weights.files import open_tensors
-from astrozoo.weights.fresh import initialise_only
+from astrozoo.weights.fresh import SkipMetaInit, initialise_only
 from astrozoo.weights.mismatch import Mismatch
 from astrozoo.weights.save import INDEX_FILE, WEIGHTS_FILE
 from astrozoo.weights.sources import Place, locate, refuse_pickle, verify
@@ -115,7 +115,7 @@ def load_place(
     def build(device: str) -> ZooModel:
         return variant.build(config, device=device, dtype=dtype or _main_dtype(saved, stored))
 
-    with _prefixed(f"{place.label}/{CONFIG_FILE}"):
+    with _prefixed(f"{place.label}/{CONFIG_FILE}"), SkipMetaInit():
         model = build("meta")
     if not isinstance(model, ZooModel):
         raise WeightsError(f"{saved.name!r} built a {type(model).__name__}; a model must derive from ZooModel.")

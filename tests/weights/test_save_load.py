@@ -81,11 +81,16 @@ def test_weights_are_views_of_the_mapped_file(model, tmp_path):
     assert torch.equal(load_model(tmp_path).head.weight, model.head.weight)
 
 
-def test_initialisation_of_weights_is_skipped(model, tmp_path, monkeypatch):
+def test_weights_are_initialised_on_the_meta_device_only(model, tmp_path, monkeypatch):
     save_model(model, tmp_path)
     touched = []
     normal = nn.init.normal_
-    monkeypatch.setattr(nn.init, "normal_", lambda tensor, *a: touched.append(tensor.device.type) or normal(tensor, *a))
+
+    def recorded(tensor, mean=0.0, std=1.0, generator=None):
+        touched.append(tensor.device.type)
+        return normal(tensor, mean, std)
+
+    monkeypatch.setattr(nn.init, "normal_", recorded)
     load_model(tmp_path)
     assert set(touched) == {"meta"}
 
