@@ -20,7 +20,9 @@ __all__ = ["baselines_of", "normalised_climatology"]
 Baseline = Callable[[Batch], Tensor]
 
 
-def baselines_of(schema: FieldSchema, climatology: Mapping[str, np.ndarray], train: FieldDataset) -> dict[str, Baseline]:
+def baselines_of(
+    schema: FieldSchema, climatology: Mapping[str, np.ndarray], train: FieldDataset
+) -> dict[str, Baseline]:
     """The baselines of a task, by name.
 
     `climatology` is the mean of the training part. Forecasts of variables that are also inputs add `persistence` (the
@@ -32,7 +34,7 @@ def baselines_of(schema: FieldSchema, climatology: Mapping[str, np.ndarray], tra
     if schema.task == "downscale":
         offset = _bilinear_offset(schema)
         baselines["bilinear"] = lambda batch: _present(batch, len(mean)) + _to(offset, batch)
-        # x is the interpolated coarse anomaly from the normalising mean; the anomaly from climatology differs by a constant.
+        # x is the interpolated anomaly from the normalising mean; that from climatology differs by a constant field.
         shift = _bilinear_of(schema, mean)
         baselines["climatology_plus_bilinear_anomaly"] = lambda batch: (
             _present(batch, len(mean)) + _to(mean - shift, batch)

@@ -72,7 +72,9 @@ class DataConfig:
             if isinstance(value, (list, tuple)):
                 object.__setattr__(self, name, tuple(str(item) if isinstance(item, Path) else item for item in value))
         if self.task not in _TASKS:
-            raise ConfigError(f"data.task is {self.task!r}, expected one of {', '.join(_TASKS)}.{suggest(self.task, _TASKS)}")
+            raise ConfigError(
+                f"data.task is {self.task!r}, expected one of {', '.join(_TASKS)}.{suggest(self.task, _TASKS)}"
+            )
         if self.split_by not in ("time", "member"):
             raise ConfigError(f"data.split_by is {self.split_by!r}, expected 'time' or 'member'.")
         if self.task != "forecast" and self.targets and self.targets != self.inputs:
@@ -137,5 +139,7 @@ class DataConfig:
         known = [item.name for item in dataclasses.fields(cls)]
         for name in row:
             if name not in known:
-                raise ConfigError(f"data has no field {name!r}.{suggest(str(name), known)} Its fields: {', '.join(known)}.")
+                raise ConfigError(
+                    f"data has no field {name!r}.{suggest(str(name), known)} Its fields: {', '.join(known)}."
+                )
         return cls(**row)

@@ -50,17 +50,21 @@ class Forecast:
         self._steps = torch.arange(1 - schema.history, 1)
 
     def in_vars(self) -> int:
+        """Length of the `var` axis of `x`."""
         channels = len(self.schema.channels(self.schema.inputs)) * self.schema.history
         return channels * (2 if self.schema.fill == "mask" else 1)
 
     def input_transform(self) -> Transform:
+        """What the rows of the input series are made with."""
         return Standardise(self.schema, self.schema.inputs)
 
     def inputs(self, series: Series, rows: Tensor) -> Tensor:
+        """Anchors `rows[batch]` -> `x[batch, var, level, lat, lon]`."""
         window = series.take(rows[:, None] + self._steps)  # [batch, history, var, level, lat, lon], oldest first
         return _fill(window.flatten(1, 2), self.schema.fill)
 
     def targets(self, series: Series, rows: Tensor) -> Tensor:
+        """Anchors `rows[batch]` -> `y[batch, var, level, lat, lon]`, NaN where it does not count."""
         return series.take(rows + self.schema.lead)
 
 
@@ -78,16 +82,20 @@ class Downscale:
         self._std = torch.from_numpy(schema.stacked(schema.inputs, "std")).float()
 
     def in_vars(self) -> int:
+        """Length of the `var` axis of `x`."""
         return len(self.schema.channels(self.schema.inputs)) * (2 if self.schema.fill == "mask" else 1)
 
     def input_transform(self) -> Transform:
+        """What the rows of the input series are made with."""
         return _CoarseAnomaly(self.schema)
 
     def inputs(self, series: Series, rows: Tensor) -> Tensor:
+        """Anchors `rows[batch]` -> `x[batch, var, level, lat, lon]`."""
         anomaly = upsample(series.take(rows), self.factor, periodic=self.schema.longitude == "periodic")
         return _fill(anomaly / self._std, self.schema.fill)
 
     def targets(self, series: Series, rows: Tensor) -> Tensor:
+        """Anchors `rows[batch]` -> `y[batch, var, level, lat, lon]`, NaN where it does not count."""
         return series.take(rows)
 
 
@@ -104,12 +112,15 @@ class Infill:
         self.hide = True
 
     def in_vars(self) -> int:
+        """Length of the `var` axis of `x`."""
         return 2 * len(self.schema.channels(self.schema.inputs))
 
     def input_transform(self) -> Transform:
+        """What the rows of the input series are made with."""
         return Standardise(self.schema, self.schema.inputs)
 
     def inputs(self, series: Series, rows: Tensor) -> Tensor:
+        """Anchors `rows[batch]` -> `x[batch, var, level, lat, lon]`."""
         x = series.take(rows)
         known = torch.isfinite(x)
         if self.hide:
@@ -117,6 +128,7 @@ class Infill:
         return torch.cat([torch.where(known, x, 0.0), known.to(x.dtype)], dim=1)
 
     def targets(self, series: Series, rows: Tensor) -> Tensor:
+        """Anchors `rows[batch]` -> `y[batch, var, level, lat, lon]`, NaN where it does not count."""
         y = series.take(rows)
         if self.schema.options["score"] == "all":
             return y
@@ -130,17 +142,24 @@ class Infill:
         for row in rows.tolist():
             generator = np.random.default_rng((int(seed), int(self.epoch), row))
             cells = generator.random((level, -(-lat // block), -(-lon // block))) < share
-            holes.append(np.roll(cells.repeat(block, 1).repeat(block, 2)[:, :lat, :lon], generator.integers(block), axis=2))
+            holes.append(
+                np.roll(cells.repeat(block, 1).repeat(block, 2)[:, :lat, :lon], generator.integers(block), axis=2)
+            )
         return torch.from_numpy(np.stack(holes))[:, None]
 
 
 def encoding_of(schema: FieldSchema) -> Forecast | Downscale | Infill:
     """The encoding that a schema describes."""
-    return {"forecast": Forecast, "downscale": Downscale, "infill": Infill}[schema.task](schema)
+    kinds: dict[str, type[Forecast | Downscale | Infill]] = {
+        "forecast": Forecast,
+        "downscale": Downscale,
+        "infill": Infill,
+    }
+    return kinds[schema.task](schema)
 
 
 def block_mean(values: np.ndarray, factor: int) -> np.ndarray:
-    """Plain means over blocks of `factor` x `factor` cells: `[..., lat, lon]` -> `[..., lat / factor, lon / factor]`."""
+    """Plain means over blocks of `factor` x `factor` cells of `[..., lat, lon]`."""
     *leading, lat, lon = values.shape
     return values.reshape(*leading, lat // factor, factor, lon // factor, factor).mean(axis=(-3, -1))
 
@@ -150,6 +169,8 @@ def upsample(coarse: Tensor, factor: int, *, periodic: bool) -> Tensor:
 
     Args:
         coarse: `[batch, var, level, lat, lon]`.
+        factor: Cells of the fine grid per coarse one, in each direction.
+        periodic: Whether the last column neighbours the first.
     """
     flat = coarse.flatten(1, 2)
     pad = 1 if periodic else 0
@@ -167,6 +188,7 @@ class Standardise:
         self.mean, self.std = schema.stacked(names, "mean"), schema.stacked(names, "std")
 
     def __call__(self, raw: np.ndarray) -> np.ndarray:
+        """Transform `raw[time, var, level, lat, lon]`."""
         return ((raw - self.mean) / self.std).astype(np.float32)
 
 

@@ -7,6 +7,7 @@ has dimensions `(member, time, level, lat, lon)` (those that exist, in this orde
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,7 +81,9 @@ def open_fields(
         fields = _select(fields, variables, f"the {len(files)} files")
     for name in units or {}:
         if name not in fields.data_vars:
-            raise DataError(f"units names variable {name!r}, which is not among {', '.join(map(str, fields.data_vars))}.")
+            raise DataError(
+                f"units names variable {name!r}, which is not among {', '.join(map(str, fields.data_vars))}."
+            )
     if levels is not None:
         fields = _select_levels(fields, levels)
     fields = fields.transpose(*[dim for dim in DIMS if dim in fields.dims], ...)
@@ -119,7 +122,7 @@ def _open(file: Path, engine: str | None, chunks: Any, decode_times: bool) -> xr
             warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated", RuntimeWarning)
             return xr.open_dataset(
                 file,
-                engine=engine,  # type: ignore[arg-type]
+                engine=engine,
                 chunks=None if chunks is None else {},
                 decode_times=decode_times,
                 decode_timedelta=False,
@@ -161,15 +164,21 @@ def _select(dataset: xr.Dataset, variables: Sequence[str] | None, where: str) ->
     for name in names:
         unknown = [str(dim) for dim in kept[name].dims if dim not in DIMS]
         if unknown:
-            raise DataError(f"variable {name!r} of {where} has unknown dimensions {', '.join(unknown)}; {_why(dataset)}.")
+            raise DataError(
+                f"variable {name!r} of {where} has unknown dimensions {', '.join(unknown)}; {_why(dataset)}."
+            )
     if not on_grid:
         found = "; ".join(f"{name}({', '.join(map(str, dataset[name].dims))})" for name in dataset.data_vars)
-        raise DataError(f"{where} has no variable on a latitude-longitude grid: {found or 'it is empty'}; {_why(dataset)}.")
+        raise DataError(
+            f"{where} has no variable on a latitude-longitude grid: {found or 'it is empty'}; {_why(dataset)}."
+        )
     return kept.drop_vars([name for name in kept.coords if name not in DIMS or kept[name].ndim != 1])
 
 
 def _why(dataset: xr.Dataset) -> str:
-    if any(dataset[name].ndim == 2 and str(name).lower().startswith(("lat", "lon", "nav_l")) for name in dataset.coords):
+    if any(
+        dataset[name].ndim == 2 and str(name).lower().startswith(("lat", "lon", "nav_l")) for name in dataset.coords
+    ):
         return "its grid is curvilinear (two-dimensional latitudes); regrid it to latitude and longitude first"
     return "name its dimensions as CF does (axis or standard_name on the coordinates), or select along the others"
 
@@ -196,11 +205,11 @@ def _in_time_order(dataset: xr.Dataset, where: str) -> xr.Dataset:
     if "time" not in dataset.coords:
         return dataset.assign_coords(time=np.arange(dataset.sizes["time"]))
     times = dataset["time"].values
-    if times.dtype.kind == "f" and np.isnan(times).any() or times.dtype.kind == "M" and np.isnat(times).any():
+    if times.dtype.kind in "fM" and (times != times).any():  # NaN and NaT differ from themselves
         raise DataError(f"the time axis of {where} holds missing values.")
     order = np.argsort(times, kind="stable")
     ordered = times[order]
-    twice = [date_of(first) for first, second in zip(ordered[:-1], ordered[1:], strict=True) if first == second]
+    twice = [date_of(first) for first, second in itertools.pairwise(ordered) if first == second]
     if twice:
         raise DataError(f"{where} holds {len(twice)} time steps more than once, the first is {twice[0]}.")
     return dataset if np.array_equal(order, np.arange(order.size)) else dataset.isel(time=order)
@@ -239,7 +248,12 @@ def _combine(datasets: list[xr.Dataset], files: list[Path], how: str) -> xr.Data
             raise DataError(f"{files[0]} and another file both hold {', '.join(map(str, sorted(twice, key=str)))}.")
         return xr.merge(datasets, join="exact", compat="no_conflicts", combine_attrs="drop_conflicts")
     _check_same_variables(datasets, files)
-    options: dict[str, Any] = {"join": "exact", "coords": "minimal", "compat": "override", "combine_attrs": "drop_conflicts"}
+    options: dict[str, Any] = {
+        "join": "exact",
+        "coords": "minimal",
+        "compat": "override",
+        "combine_attrs": "drop_conflicts",
+    }
     varying = [name for name in first.data_vars if "time" in first[name].dims]
     if how == "member":
         _check_equal_times(datasets, files, how)
@@ -249,7 +263,7 @@ def _combine(datasets: list[xr.Dataset], files: list[Path], how: str) -> xr.Data
     if not all("time" in dataset.dims for dataset in datasets):
         raise DataError(f"{files[0]} and the others cannot be joined along time: one has no time dimension.")
     order = sorted(range(len(datasets)), key=lambda index: datasets[index]["time"].values[0])
-    for one, two in zip(order, order[1:], strict=False):
+    for one, two in itertools.pairwise(order):
         last, begin = datasets[one]["time"].values[-1], datasets[two]["time"].values[0]
         if begin <= last:
             raise DataError(
@@ -350,7 +364,7 @@ def _check_same_variables(datasets: list[xr.Dataset], files: list[Path]) -> None
 
 
 def _labels(files: Iterable[Path]) -> list[str]:
-    """What differs between the names: `57` and `59` for `run.57.nc` and `run.59.nc`; the position where nothing does."""
+    """What differs between the names, `57` and `59` for `run.57.nc` and `run.59.nc`, or the position."""
     tokens = [re.split(r"[._\-]+", str(file.name)) for file in files]
     if len({len(parts) for parts in tokens}) == 1:
         differing = [index for index in range(len(tokens[0])) if len({parts[index] for parts in tokens}) > 1]

@@ -33,6 +33,7 @@ def prepare(
     Args:
         fields: In standard form, or files for `open_fields`. To downscale, on the coarse grid or on the fine one.
         schema: What the model was saved with (`model.preprocessing`).
+        in_memory: Whether to hold the inputs as one tensor, or read them sample by sample.
 
     Returns:
         A dataset of samples without targets, one per time step (and member) that has the history the model needs.
@@ -88,8 +89,10 @@ def to_dataset(outputs: Tensor, schema: Mapping[str, Any], coords: Mapping[str, 
     channels = known.channels(known.targets)
     expected = (len(channels), known.lat.size, known.lon.size)
     if outputs.ndim != 5 or (outputs.shape[1], *outputs.shape[3:]) != expected:
-        raise DataError(f"outputs have shape {list(outputs.shape)}, expected [sample, {expected[0]}, level, {expected[1]}, "
-                        f"{expected[2]}] for {', '.join(known.labels(known.targets))}.")  # fmt: skip
+        raise DataError(
+            f"outputs have shape {list(outputs.shape)}, expected [sample, {expected[0]}, level, {expected[1]}, "
+            f"{expected[2]}] for {', '.join(known.labels(known.targets))}."
+        )
     init = np.asarray(coords["init_time"])
     if len(init) != len(outputs):
         raise DataError(f"there are {len(outputs)} outputs, but coordinates of {len(init)} samples.")
@@ -99,7 +102,7 @@ def to_dataset(outputs: Tensor, schema: Mapping[str, Any], coords: Mapping[str, 
     member = coords.get("member")
     labels = list(dict.fromkeys(member)) if member is not None else None
     if labels is not None and member is not None:
-        order = np.lexsort((init, [labels.index(label) for label in member]))
+        order = np.array(sorted(range(len(init)), key=lambda sample: (labels.index(member[sample]), init[sample])))
         if len(init) % len(labels) or not all(
             np.array_equal(init[np.asarray(member) == label], init[np.asarray(member) == labels[0]]) for label in labels
         ):
@@ -140,7 +143,9 @@ def _matching(fields: xr.Dataset, schema: FieldSchema) -> xr.Dataset:
     for name in schema.inputs:
         known = [str(key) for key in fields.data_vars]
         if name not in known:
-            raise DataError(f"the model needs variable {name!r}.{suggest(name, known)} The fields have {', '.join(known)}.")
+            raise DataError(
+                f"the model needs variable {name!r}.{suggest(name, known)} The fields have {', '.join(known)}."
+            )
         if "time" not in fields[name].dims:
             raise DataError(f"variable {name!r} has no time dimension.")
     for name, _, _ in schema.condition:
@@ -174,15 +179,17 @@ def _check_grid(fields: xr.Dataset, schema: FieldSchema) -> None:
             return
     own = "; ".join(f"{name} {_range(values)}" for name, values in (("lat", schema.lat), ("lon", schema.lon)))
     got = "; ".join(f"{dim} {_range(fields[dim].values)}" for dim in ("lat", "lon") if dim in fields.coords)
-    raise DataError(f"the grid differs from the one the model was trained on: {got}, expected {own}; regrid the fields.")
+    raise DataError(
+        f"the grid differs from the one the model was trained on: {got}, expected {own}; regrid the fields."
+    )
 
 
 def _check_calendar(fields: xr.Dataset, schema: FieldSchema) -> None:
     own = str(fields["time"].dt.calendar) if fields["time"].dtype.kind in "MO" else ""
     standard = {"standard", "gregorian", "proleptic_gregorian"}
-    if any(name == "day_of_year" for name, _, _ in schema.condition) and own != schema.calendar:
-        if not {own, schema.calendar} <= standard:
-            raise DataError(f"the fields use calendar {own!r}; the model was trained on days of {schema.calendar!r}.")
+    seasonal = any(name == "day_of_year" for name, _, _ in schema.condition)
+    if seasonal and own != schema.calendar and not {own, schema.calendar} <= standard:
+        raise DataError(f"the fields use calendar {own!r}; the model was trained on days of {schema.calendar!r}.")
 
 
 def _with_levels(fields: xr.Dataset, schema: FieldSchema) -> xr.Dataset:
@@ -191,7 +198,7 @@ def _with_levels(fields: xr.Dataset, schema: FieldSchema) -> xr.Dataset:
             raise DataError("the fields have levels, the model was trained without; select one level first.")
         return fields
     for name in schema.inputs:
-        if ("level" in fields[name].dims) != (schema.level_count(name) > 1 or "level" in fields[name].dims):
+        if schema.level_count(name) > 1 and "level" not in fields[name].dims:
             raise DataError(f"variable {name!r} has no levels; the model expects {schema.level_count(name)}.")
     if "level" not in fields.dims:
         if all(schema.level_count(name) == 1 for name in schema.inputs):
@@ -232,7 +239,9 @@ def _extended(times: np.ndarray, count: int) -> np.ndarray:
             later = xr.date_range(times[-1], periods=count + 1, freq=frequency, calendar=calendar, use_cftime=cftime)
             return np.concatenate([times, np.asarray(later.values, dtype=times.dtype)[1:]])
     usual = np.sort(np.diff(times))[(len(times) - 1) // 2]
-    return np.concatenate([times, np.array([times[-1] + usual * (index + 1) for index in range(count)], dtype=times.dtype)])
+    return np.concatenate(
+        [times, np.array([times[-1] + usual * (index + 1) for index in range(count)], dtype=times.dtype)]
+    )
 
 
 def _range(values: np.ndarray) -> str:

@@ -28,14 +28,14 @@ Transform = Callable[[np.ndarray], np.ndarray]
 """`[time, var, level, lat, lon]` float64 in physical units -> float32 for the model."""
 
 
-def read(fields: xr.Dataset, schema: FieldSchema, names: Sequence[str], member: int, steps: slice) -> np.ndarray:
-    """`[time, var, level, lat, lon]`, float64, in physical units.
+def read(fields: xr.Dataset, channels: Sequence[tuple[str, int | None]], member: int, steps: slice) -> np.ndarray:
+    """`[time, var, level, lat, lon]`, float64, in physical units; channels as `FieldSchema.channels` gives them.
 
     Raises:
         DataError: The file cannot be read to its end.
     """
     arrays = []
-    for name, level in schema.channels(names):
+    for name, level in channels:
         variable = fields[name]
         if "member" in variable.dims:
             variable = variable.isel(member=member)
@@ -51,7 +51,7 @@ def read(fields: xr.Dataset, schema: FieldSchema, names: Sequence[str], member: 
 def _values(variable: xr.DataArray, name: str) -> np.ndarray:
     try:
         if variable.chunks is not None:
-            variable = variable.compute(scheduler="synchronous")  # threads of the parent do not exist in a forked worker
+            variable = variable.compute(scheduler="synchronous")  # a forked worker has none of its parent's threads
         return np.asarray(variable.values, dtype=np.float64)
     except (OSError, RuntimeError, IndexError, ValueError) as error:
         raise DataError(f"variable {name!r} cannot be read from its file ({error}); is the file complete?") from error
@@ -59,7 +59,8 @@ def _values(variable: xr.DataArray, name: str) -> np.ndarray:
 
 def blocks(fields: xr.Dataset, names: Sequence[str], steps: range) -> Iterator[slice]:
     """Slices of `steps` small enough to hold in memory."""
-    cells = sum(np.prod([fields.sizes[dim] for dim in fields[name].dims if dim not in ("time", "member")]) for name in names)
+    grid = [[size for dim, size in fields[name].sizes.items() if dim not in ("time", "member")] for name in names]
+    cells = sum(int(np.prod(sizes)) for sizes in grid)
     length = max(1, int(_BLOCK_BYTES // (8 * max(cells, 1))))
     for start in range(steps.start, steps.stop, length):
         yield slice(start, min(start + length, steps.stop))
@@ -101,7 +102,7 @@ class LazySeries:
         fields = []
         for row in unique.tolist():
             member, step = divmod(row, steps)
-            raw = read(self.fields, self.schema, self.names, member, slice(step, step + 1))
+            raw = read(self.fields, self.schema.channels(self.names), member, slice(step, step + 1))
             if self.checked:
                 _Missing(self.fields, self.schema, self.names).check(raw, slice(step, step + 1)).stop()
             fields.append(torch.from_numpy(self.transform(raw)))
@@ -120,10 +121,7 @@ def make_series(
     in_memory: bool,
     checked: bool,
 ) -> Series:
-    """A series of the named variables.
-
-    Args:
-        checked: Whether a missing value is an error.
+    """A series of the named variables, `transform`ed; where it is `checked`, a missing value is an error.
 
     Raises:
         DataError: `checked`, and a value is missing; the message names variable, count and first time.
@@ -135,7 +133,7 @@ def make_series(
     values: Tensor | None = None
     for member in range(fields.sizes.get("member", 1)):
         for block in blocks(fields, names, range(steps)):
-            raw = read(fields, schema, names, member, block)
+            raw = read(fields, schema.channels(names), member, block)
             if checked:
                 missing.check(raw, block)
             part = torch.from_numpy(transform(raw))

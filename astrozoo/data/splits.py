@@ -7,7 +7,8 @@ a model does on a run it has never seen.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -78,7 +79,7 @@ class TimeSplit:
         steps = {name: self._steps(name, times) for name in ("train", "val", "test")}
         present = {name: block for name, block in steps.items() if block is not None}
         ordered = sorted(present, key=lambda name: present[name].start)
-        for first, second in zip(ordered, ordered[1:], strict=False):
+        for first, second in itertools.pairwise(ordered):
             if present[second].start < present[first].stop:
                 raise DataError(f"split parts {first} and {second} overlap; each time step may belong to one.")
             present[second] = range(max(present[second].start, present[first].stop + self.gap), present[second].stop)
@@ -107,9 +108,11 @@ class TimeSplit:
             return range(inside[0], inside[-1] + 1) if inside else range(0)
         if not part:
             return None
-        before = {"train": 0.0, "val": self.train, "test": self.train + self.val}[name]  # type: ignore[operator]
+        before = 0.0
+        for earlier in ("train", "val", "test")[: ("train", "val", "test").index(name)]:
+            before += float(getattr(self, earlier))
         count = len(times)
-        return range(_round(before * count), min(count, _round((before + part) * count)))
+        return range(_round(before * count), min(count, _round((before + float(part)) * count)))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values; `split_from_dict` is the inverse."""
@@ -156,7 +159,9 @@ class MemberSplit:
 
 def split_from_dict(row: dict[str, Any]) -> TimeSplit | MemberSplit:
     """The split that `to_dict` described."""
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items() if key != "by"}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in row.items() if key != "by"
+    }
     return MemberSplit(**values) if row.get("by") == "member" else TimeSplit(**values)
 
 
@@ -167,7 +172,7 @@ def contiguous_runs(times: np.ndarray) -> np.ndarray:
     """
     if len(times) < 3:
         return np.zeros(len(times), dtype=np.int64)
-    steps = np.array([_seconds(later - earlier) for earlier, later in zip(times[:-1], times[1:], strict=True)])
+    steps = np.array([_seconds(later - earlier) for earlier, later in itertools.pairwise(times)])
     usual = np.median(steps)
     return np.concatenate([[0], np.cumsum(steps > 1.5 * usual)]).astype(np.int64)
 
@@ -182,7 +187,7 @@ def date_of(time: Any) -> str:
 def _seconds(step: Any) -> float:
     if isinstance(step, np.timedelta64):
         return float(step / np.timedelta64(1, "s"))
-    return step.total_seconds() if isinstance(step, datetime.timedelta) else float(step)
+    return step.total_seconds() if isinstance(step, dt.timedelta) else float(step)
 
 
 def _has_dates(times: np.ndarray) -> bool:
@@ -203,7 +208,9 @@ def _parse_date(text: str, name: str) -> tuple[int, ...]:
     try:
         parts = [int(part) for part in digits.replace(" ", "-").split("-")]
     except ValueError:
-        raise ConfigError(f"split {name} has date {text!r}, expected ISO format such as '1990' or '1990-03-01'.") from None
+        raise ConfigError(
+            f"split {name} has date {text!r}, expected ISO format such as '1990' or '1990-03-01'."
+        ) from None
     return (sign * parts[0], *parts[1:])
 
 

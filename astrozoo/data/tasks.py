@@ -1,8 +1,7 @@
 """Task builders: fields in standard form -> `FieldTask`, what the trainer takes.
 
-    task = forecast(fields, inputs=["TREFHT"], lead=1, normalize="gridpoint")
-    task = downscale(fields, factor=8)
-    task = infill(fields, hidden=0.5)
+`forecast(fields, lead=1)` predicts fields some steps ahead, `downscale(fields, factor=8)` fine fields from coarse ones,
+`infill(fields, hidden=0.5)` whole fields from fields with holes. They share everything but their encoding.
 """
 
 from __future__ import annotations
@@ -175,7 +174,9 @@ def downscale(
     names = _grid_variables(fields) if variables is None else list(variables)
     for dim in ("lat", "lon"):
         if fields.sizes.get(dim, 0) % factor:
-            raise DataError(f"{dim} has {fields.sizes[dim]} cells, no multiple of factor {factor}; select a part of it.")
+            raise DataError(
+                f"{dim} has {fields.sizes[dim]} cells, no multiple of factor {factor}; select a part of it."
+            )
     return _build(
         fields, "downscale", names, names, static=static, condition=condition, normalize=normalize,
         levels_as=levels_as, fill=fill, split=split, in_memory=in_memory, options={"factor": factor},
@@ -199,14 +200,13 @@ def infill(
 ) -> FieldTask:
     """Whole fields from fields with holes; other arguments as for `forecast`.
 
-    Args:
-        hidden: Share of the cells that is hidden, in blocks of `block` x `block`.
-        score: Whether loss and metrics count the `hidden` cells or `all`.
-        seed: Of the holes; they also depend on the sample and, in training, on the epoch.
+    A share `hidden` of the cells is hidden, in blocks of `block` x `block`. Loss and metrics count the `hidden` cells
+    or `all`, as `score` says. The holes depend on `seed`, on the sample and, in training, on the epoch.
     """
     if not 0.0 < hidden < 1.0 or block < 1 or score not in ("hidden", "all"):
         raise ConfigError(
-            f"hidden is {hidden}, block {block}, score {score!r}; expected 0 < hidden < 1, block >= 1, 'hidden' or 'all'."
+            f"hidden is {hidden}, block {block}, score {score!r}; expected 0 < hidden < 1, block >= 1, and score "
+            "'hidden' or 'all'."
         )
     names = _grid_variables(fields) if variables is None else list(variables)
     options = {"hidden": hidden, "block": block, "score": score, "seed": seed}
@@ -246,7 +246,7 @@ def _build(
         in_memory = 3 * sum(fields[name].size for name in variables) * 4 < _memory() / 4
     if in_memory:  # one read serves statistics and series
         fields = fields.assign({name: fields[name].load() for name in variables})
-    moments = _moments(fields, variables, parts["train"], levels_as)
+    moments = _moments(fields, variables, parts["train"])
     lat, lon = (np.array(fields[dim].values, dtype=np.float64) for dim in ("lat", "lon"))
     if normalize == "gridpoint" and 2 * sum(moments[name].count.size for name in variables) > _GRIDPOINT_LIMIT:
         raise ConfigError("normalize='gridpoint' would add too many statistics to the model file; choose 'variable'.")
@@ -324,28 +324,15 @@ def _datasets(
 
 
 def _moments(
-    fields: xr.Dataset, variables: Sequence[str], train: Sequence[tuple[int, range]], levels_as: str
+    fields: xr.Dataset, variables: Sequence[str], train: Sequence[tuple[int, range]]
 ) -> dict[str, RunningMoments]:
     moments = {}
     for name in variables:
         moments[name] = RunningMoments(name)
         for member, steps in train:
             for block in blocks(fields, [name], steps):
-                moments[name].update(_raw(fields, name, member, block))
+                moments[name].update(read(fields, [(name, None)], member, block)[:, 0])
     return moments
-
-
-def _raw(fields: xr.Dataset, name: str, member: int, steps: slice) -> np.ndarray:
-    """`[time, level, lat, lon]` of one variable."""
-
-    class _Whole:
-        """The part of a schema that reading one variable with all its levels needs."""
-
-        @staticmethod
-        def channels(names: Sequence[str]) -> list[tuple[str, int | None]]:
-            return [(one, None) for one in names]
-
-    return read(fields, _Whole, [name], member, steps)[:, 0]  # type: ignore[arg-type]
 
 
 def _grid_variables(fields: xr.Dataset) -> list[str]:
@@ -362,10 +349,13 @@ def _check_fields(fields: xr.Dataset, variables: Sequence[str], levels_as: str) 
     for name in variables:
         known = [str(key) for key in fields.data_vars]
         if name not in known:
-            raise DataError(f"the fields have no variable {name!r}.{suggest(name, known)} They have: {', '.join(known)}.")
+            raise DataError(
+                f"the fields have no variable {name!r}.{suggest(name, known)} They have: {', '.join(known)}."
+            )
         if not {"time", "lat", "lon"} <= set(fields[name].dims):
             raise DataError(
-                f"variable {name!r} has dimensions ({', '.join(map(str, fields[name].dims))}), expected time, lat and lon; "
+                f"variable {name!r} has dimensions ({', '.join(map(str, fields[name].dims))}), expected time, lat, "
+                "lon; "
                 "give fields without time as static=, and series without a grid as condition=."
             )
     with_levels = [name for name in variables if "level" in fields[name].dims]
@@ -402,11 +392,14 @@ def _static(
         name = str(array.name or "static")
         if set(array.dims) != {"lat", "lon"} or array.shape != (lat.size, lon.size):
             raise DataError(
-                f"static field {name!r} has dims {dict(array.sizes)}, expected lat={lat.size}, lon={lon.size} without time."
+                f"static field {name!r} has dims {dict(array.sizes)}, expected lat={lat.size}, "
+                f"lon={lon.size} without time."
             )
         values = np.asarray(array.transpose("lat", "lon").values, dtype=np.float64)
         if not np.isfinite(values).all():
-            raise DataError(f"static field {name!r} has {(~np.isfinite(values)).sum()} missing values; fill them first.")
+            raise DataError(
+                f"static field {name!r} has {(~np.isfinite(values)).sum()} missing values; fill them first."
+            )
         if values.min() < 0.0 or values.max() > 1.0:  # a fraction or a mask is left alone
             values = (values - values.mean()) / (values.std() or 1.0)
         chosen[name] = values.astype(np.float32)
@@ -430,7 +423,9 @@ def _condition(
     return tuple(entries)
 
 
-def _periods(parts: Mapping[str, list[tuple[int, range]]], times: np.ndarray, members: list[str] | None) -> dict[str, Any]:
+def _periods(
+    parts: Mapping[str, list[tuple[int, range]]], times: np.ndarray, members: list[str] | None
+) -> dict[str, Any]:
     """What the split came to, for the record: first and last time of each part, and its members."""
     periods: dict[str, Any] = {}
     for part, owned in parts.items():

@@ -105,7 +105,8 @@ def conversion(source: str | None, target: str | None, what: str) -> tuple[float
     """Factor and offset with `value_in_target = factor * value_in_source + offset`; None when nothing is to do.
 
     Args:
-        source, target: Units in UDUNITS or pint spelling.
+        source: Unit of the values, in UDUNITS or pint spelling.
+        target: Unit wanted.
         what: Names the quantity in messages, such as `variable 't2m' of a.nc`.
 
     Raises:

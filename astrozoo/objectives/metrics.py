@@ -61,7 +61,9 @@ class _FieldMetric(Metric):
         return prediction, target, known * self.weight
 
     def _mean(self) -> Tensor:
-        return torch.where(self.count > 0, self.total / self.count.clamp_min(torch.finfo(torch.float64).tiny), torch.nan)
+        return torch.where(
+            self.count > 0, self.total / self.count.clamp_min(torch.finfo(torch.float64).tiny), torch.nan
+        )
 
 
 class AreaWeightedRMSE(_FieldMetric):

@@ -24,7 +24,7 @@ def make_fields() -> Callable[..., xr.Dataset]:
         if levels:
             coords["level"] = ("level", np.array([200.0, 500.0, 850.0])[:levels], {"units": "hPa"})
         if members:
-            coords["member"] = [str(index) for index in range(members)]
+            coords["member"] = np.arange(members)
         variables = {
             name: (tuple(sizes), (280 + 10 * rng.standard_normal(tuple(sizes.values()))).astype("f4"), {"units": "K"})
             for name in names

@@ -8,8 +8,10 @@ from astrozoo.data import open_fields
 from astrozoo.errors import DataError
 
 
-def write(folder, name, *, lat="lat", lon="lon", time="time", attrs=None, calendar="standard", start="2000-01-01",
-          steps=4, units="K", descending=False, west=False, variable="t2m", nlat=6, engine="netcdf4", encoding=None):  # fmt: skip
+def write(
+    folder, name, *, lat="lat", lon="lon", time="time", attrs=None, calendar="standard", start="2000-01-01", steps=4,
+    units="K", descending=False, west=False, variable="t2m", nlat=6, engine="netcdf4", encoding=None,
+):  # fmt: skip
     """A file whose value at each cell tells where it is: 1000 * step + lat + lon / 1000."""
     lats = np.linspace(-75.0, 75.0, nlat)[:: -1 if descending else 1]
     lons = np.arange(8) * 45.0
@@ -17,7 +19,11 @@ def write(folder, name, *, lat="lat", lon="lon", time="time", attrs=None, calend
         lons = lons - 180.0
     times = xr.date_range(start, periods=steps, freq="D", calendar=calendar, use_cftime=calendar != "standard")
     values = 1000.0 * np.arange(steps)[:, None, None] + lats[:, None] + (lons % 360)[None] / 1000.0
-    coords = {time: times, lat: (lat, lats, (attrs or {}).get("lat", {})), lon: (lon, lons, (attrs or {}).get("lon", {}))}
+    coords = {
+        time: times,
+        lat: (lat, lats, (attrs or {}).get("lat", {})),
+        lon: (lon, lons, (attrs or {}).get("lon", {})),
+    }
     dataset = xr.Dataset({variable: ((time, lat, lon), values, {"units": units})}, coords)
     path = folder / name
     if name.endswith(".zarr"):
@@ -100,7 +106,12 @@ def test_files_of_equal_times_are_members_labelled_by_their_names(tmp_path):
 
 @pytest.mark.parametrize(
     ("other", "message"),
-    [({"calendar": "360_day"}, "calendar"), ({"nlat": 4}, "lat"), ({"units": "degC"}, "degC"), ({"steps": 2}, "overlap")],
+    [
+        ({"calendar": "360_day"}, "calendar"),
+        ({"nlat": 4}, "lat"),
+        ({"units": "degC"}, "degC"),
+        ({"steps": 2}, "overlap"),
+    ],
     ids=["calendar", "grid", "units", "times"],
 )
 def test_clashing_files_are_both_named(tmp_path, other, message):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 
@@ -10,8 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from astrozoo.data import DataConfig, MemberSplit, SyntheticData, TimeSplit, downscale, forecast, infill
-from astrozoo.data import open_fields, prepare, to_dataset
+from astrozoo.data import (
+    DataConfig,
+    MemberSplit,
+    SyntheticData,
+    TimeSplit,
+    downscale,
+    forecast,
+    infill,
+    open_fields,
+    prepare,
+    to_dataset,
+)
 from astrozoo.data.splits import contiguous_runs
 from astrozoo.errors import ConfigError, DataError
 
@@ -25,7 +36,7 @@ from astrozoo.errors import ConfigError, DataError
 def test_parts_are_disjoint_and_keep_their_gap(steps, train, val, gap):
     blocks = TimeSplit(train=train, val=val, test=1 - train - val, gap=gap).blocks(np.arange(steps), ["a", "b"])
     ranges = [blocks[part][0][1] for part in ("train", "val", "test")]
-    assert all(second.start - first.stop >= gap for first, second in zip(ranges, ranges[1:], strict=False))
+    assert all(second.start - first.stop >= gap for first, second in itertools.pairwise(ranges))
     assert ranges[-1].stop == steps
     assert all(blocks[part][0][1] == blocks[part][1][1] for part in blocks)
 
@@ -80,7 +91,9 @@ def test_statistics_are_those_of_the_training_part(make_fields, normalize):
 
 def test_forecast_pairs_the_present_with_its_future(make_fields):
     fields = make_fields(names=("a", "b"))
-    task = forecast(fields, ["a", "b"], ["b"], lead=2, history=3, normalize="none", static=["sin_lat"], condition=["day_of_year"])
+    task = forecast(
+        fields, ["a", "b"], ["b"], lead=2, history=3, normalize="none", static=["sin_lat"], condition=["day_of_year"]
+    )
     sample = task.train[4]
     assert sample.inputs["x"].shape == (6, 1, 8, 16)
     values = {name: fields[name].values for name in "ab"}
@@ -186,16 +199,19 @@ def test_prepare_refuses_what_the_model_does_not_know(make_fields):
         prepare(fields, {"kind": "synthetic"})
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-@pytest.mark.parametrize("engine", ["netcdf4", "zarr"])
+@pytest.mark.parametrize(
+    ("context", "engine", "workers"), [("fork", "netcdf4", 2), ("fork", "zarr", 2), ("spawn", "netcdf4", 1)]
+)
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_workers_reading_files_give_what_memory_gives(make_fields, tmp_path, context, engine):
+def test_workers_reading_files_give_what_memory_gives(make_fields, tmp_path, context, engine, workers):
     fields = make_fields(members=2)
     path = tmp_path / ("a.zarr" if engine == "zarr" else "a.nc")
     fields.to_zarr(path, consolidated=False) if engine == "zarr" else fields.to_netcdf(path)
     lazy = forecast(open_fields(path), in_memory=False)
     lazy.train[0]  # the parent holds the file open when it forks
-    loader = DataLoader(lazy.train, batch_size=8, num_workers=2, collate_fn=lazy.collate, multiprocessing_context=context)
+    loader = DataLoader(
+        lazy.train, batch_size=8, num_workers=workers, collate_fn=lazy.collate, multiprocessing_context=context
+    )
     whole = forecast(fields).train
     seen = torch.cat([batch.inputs["x"] for batch in loader])
     assert torch.equal(seen, whole.__getitems__(range(len(whole))).inputs["x"])
@@ -219,7 +235,9 @@ def test_infill_hides_and_scores_the_same_cells_and_changes_by_epoch(make_fields
 
 
 def test_baselines_and_metrics_reproduce_published_numbers(shared_data):
-    fields = open_fields([shared_data / "climate" / f"TREFHT.B06.{m}.atm.1890-1999ANN.nc" for m in (57, 59, 60, 66, 67)])
+    fields = open_fields(
+        [shared_data / "climate" / f"TREFHT.B06.{m}.atm.1890-1999ANN.nc" for m in (57, 59, 60, 66, 67)]
+    )
     split = MemberSplit(train=(57, 59, 66), test=(60, 67))
 
     def scores(task):
@@ -244,7 +262,9 @@ def test_baselines_and_metrics_reproduce_published_numbers(shared_data):
 
 def test_data_config_builds_and_round_trips(make_fields, tmp_path):
     make_fields().to_netcdf(tmp_path / "a.nc")
-    config = DataConfig(files=tmp_path / "a.nc", inputs="t2m", lead=2, train=("1950", "1975"), val=("1978", "1982"), test=0.0)
+    config = DataConfig(
+        files=tmp_path / "a.nc", inputs="t2m", lead=2, train=("1950", "1975"), val=("1978", "1982"), test=0.0
+    )
     assert DataConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     task = config.build()
     assert len(task.train) == 24
