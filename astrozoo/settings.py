@@ -131,7 +131,9 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
         require(isinstance(value, (tuple, list)), key, value, "a list")
         if origin is tuple and arguments and arguments[-1] is not ...:
             require(len(value) == len(arguments), key, value, f"a list of {len(arguments)} values")
-            return tuple(_convert(item, kind, f"{key}[{i}]") for i, (item, kind) in enumerate(zip(value, arguments)))
+            return tuple(
+                _convert(item, kind, f"{key}[{i}]") for i, (item, kind) in enumerate(zip(value, arguments, strict=True))
+            )
         kind = arguments[0] if arguments else Any
         return origin(_convert(item, kind, f"{key}[{index}]") for index, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):

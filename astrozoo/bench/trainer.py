@@ -80,7 +80,9 @@ def run(args: argparse.Namespace) -> list[Comparison]:
     missing = sorted(set(peers) - set(contestants))
     if missing:
         comparison.notes.append(f"not installed: {', '.join(missing)}; pip install 'astrozoo[bench]'")
-    comparison.notes.append(f"{args.steps} steps per run after {WARMUP} untimed ones, batch {BATCH}, fused AdamW, clipping")
+    comparison.notes.append(
+        f"{args.steps} steps per run after {WARMUP} untimed ones, batch {BATCH}, fused AdamW, clipping"
+    )
     return [comparison]
 
 
@@ -157,7 +159,8 @@ class _Clock:
     """Seconds per step between step `WARMUP` and step `WARMUP + steps`; `total` leaves steps after that."""
 
     def __init__(self, steps: int) -> None:
-        self.steps, self.total, self.times = steps, WARMUP + steps + 10, {}
+        self.steps, self.total = steps, WARMUP + steps + 10
+        self.times: dict[int, float] = {}
 
     def __call__(self, step: int) -> None:
         if step in (WARMUP, WARMUP + self.steps):
@@ -173,11 +176,12 @@ class _Clock:
 
 def _astrozoo(steps: int) -> float:
     from astrozoo.training import TrainConfig, train
+    from astrozoo.training.config import OptimConfig
 
     clock = _Clock(steps)
     with tempfile.TemporaryDirectory() as out:
         config = TrainConfig(
-            out=out, max_steps=clock.total, batch_size=BATCH, device="cpu", optim={"lr": LR, "clip": CLIP}
+            out=out, max_steps=clock.total, batch_size=BATCH, device="cpu", optim=OptimConfig(lr=LR, clip=CLIP)
         )
         # The returned model maps its file; nothing of it outlives the folder.
         train(_network(), _Data(), config, callbacks=[lambda trainer: clock(trainer.step)])

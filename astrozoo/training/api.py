@@ -81,8 +81,14 @@ def _run(trainer: Trainer, callbacks: Sequence[Callback], resumed: bool) -> Trai
     recorder = Recorder(runtime, config, out, steps=trainer.steps, step=trainer.step, fresh=not resumed)
     try:
         with Interrupt() as interrupt:
-            recorder.write("start", trainer.step, config=config.to_dict(), processes=runtime.processes,
-                           model=trainer.model.num_parameters(), device=str(runtime.device))
+            recorder.write(
+                "start",
+                trainer.step,
+                config=config.to_dict(),
+                processes=runtime.processes,
+                model=trainer.model.num_parameters(),
+                device=str(runtime.device),
+            )
             stopped = trainer.run(recorder, interrupt, callbacks)
             with trainer.weights_to_keep():
                 last = trainer.save_model("last")
@@ -142,8 +148,8 @@ def _model(model_or_name: ZooModel | str, data: Any, overrides: Mapping[str, Any
         raise ConfigError("overrides apply when a name is given; this model is already built. Pass its name instead.")
     if not isinstance(model_or_name, ZooModel) or model_or_name.spec is None:
         raise ConfigError(
-            f"train takes the name of a model or a model from create_model, got {type(model_or_name).__name__} without a "
-            f"registry name, which could not be loaded again."
+            f"train takes the name of a model or a model from create_model, got {type(model_or_name).__name__} without "
+            f"a registry name, which could not be loaded again."
         )
     return model_or_name
 

@@ -130,7 +130,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 
 def full_tensors(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Detached tensors without shards and without second names of shared ones. All processes must call it together."""
-    seen: set[tuple[int, int, torch.Size]] = set()
+    seen: set[tuple[Any, ...]] = set()
     result = {}
     for name, tensor in named.items():
         part = tensor.to_local() if hasattr(tensor, "to_local") else tensor
@@ -156,8 +156,8 @@ def load_tensors(named: Mapping[str, Tensor], saved: Mapping[str, Tensor], what:
     missing = [name for name, tensor in named.items() if name not in saved and _address(tensor) not in reached]
     if unknown or wrong or missing:
         raise TrainingError(
-            f"the checkpoint's {what} belongs to another model: missing {missing[:3]}, unknown {unknown[:3]}, of another "
-            f"shape {wrong[:3]} (first three each). Choose another `out`, or start again with resume=False."
+            f"the checkpoint's {what} belongs to another model: missing {missing[:3]}, unknown {unknown[:3]}, of "
+            f"another shape {wrong[:3]} (first three each). Choose another `out`, or start again with resume=False."
         )
     for name, tensor in saved.items():
         named[name].copy_(_like(named[name], tensor))
@@ -182,7 +182,10 @@ def optimizer_state(
     """Groups, plain values and tensors of an optimiser, by parameter name. All processes must call it together."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = [
-        {**{key: value for key, value in group.items() if key != "params"}, "names": [names[id(p)] for p in group["params"]]}
+        {
+            **{key: value for key, value in group.items() if key != "params"},
+            "names": [names[id(p)] for p in group["params"]],
+        }
         for group in optimizer.param_groups
     ]
     plain: dict[str, dict[str, Any]] = {}
@@ -225,7 +228,7 @@ def rng_state(device: torch.device) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Generators of python, numpy and torch of this process, as JSON-able values and tensors."""
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  libraries draw from it
-    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(keys.astype(np.int64))}
+    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
     tensors["python"] = torch.tensor(words, dtype=torch.int64)
     if device.type == "cuda":
         tensors["cuda"] = torch.cuda.get_rng_state(device)

@@ -162,7 +162,7 @@ class DistributedConfig:
 
     Attributes:
         strategy: `ddp` copies the model, `fsdp2` shards it; `auto` follows `accelerate launch`, else `ddp`.
-        wrap: `fsdp2`: patterns of module names that are sharded on their own, such as `blocks.*`; the rest is one shard.
+        wrap: `fsdp2`: patterns of module names that are sharded one by one, such as `blocks.*`; the rest is one shard.
         find_unused: `ddp`: allow parameters that a step does not use (slower).
     """
 

@@ -114,7 +114,9 @@ class _Scores:
         self.metrics = {name: metrics_of(data) for name in names}
         self._totals = {name: [0.0, 0.0] for name in names}
 
-    def update(self, outputs: Mapping[str, Any], batch: Batch, losses: Mapping[str, float | None] | None = None) -> None:
+    def update(
+        self, outputs: Mapping[str, Any], batch: Batch, losses: Mapping[str, float | None] | None = None
+    ) -> None:
         for name, output in outputs.items():
             metrics = self.metrics[name]
             if metrics is not None:

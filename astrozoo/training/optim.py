@@ -27,8 +27,10 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     Raises:
         ConfigError: The name is unknown (the nearest are offered), or the optimiser refuses an option.
     """
-    exempt = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
-    decayed, free = [], []
+    named: Any = getattr(model, "no_weight_decay", None)
+    exempt = set(named()) if named is not None else set()
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (free if parameter.ndim < 2 or name in exempt else decayed).append(parameter)
@@ -62,7 +64,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 def _timm_optimizer(name: str) -> Any:
     import timm.optim
 
-    known = timm.optim.list_optimizers()
+    known = [str(item) for item in timm.optim.list_optimizers()]
     if name.lower() not in known:
         raise ConfigError(
             f"optim.name is {name!r}, which no library offers.{suggest(name, known)} "
@@ -89,7 +91,8 @@ def clip_gradients(gradients: Sequence[Tensor], largest: float | None) -> Tensor
     if not gradients:
         raise ConfigError("no parameter received a gradient; check that the loss depends on trainable parameters.")
     if hasattr(gradients[0], "full_tensor"):
-        norm = nn.utils.get_total_norm(gradients).full_tensor()  # type: ignore[attr-defined]
+        whole: Any = nn.utils.get_total_norm(gradients)
+        norm = whole.full_tensor()
     else:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
     if largest is not None and (norm.device.type != "cpu" or norm.item() > largest):
@@ -101,7 +104,7 @@ def clip_gradients(gradients: Sequence[Tensor], largest: float | None) -> Tensor
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor; any other tensor as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[attr-defined]
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 class Ema:

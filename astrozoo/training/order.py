@@ -71,7 +71,7 @@ class DataOrder:
                 yield chunk
 
     def weights(self, step: int) -> list[float]:
-        """Factors of the micro-batches' mean losses that make the gradient averaged over processes that of the batch."""
+        """Factors of the micro-batches' mean losses; gradients averaged over processes are then those of the batch."""
         size = min(self.batch_size, self.length - step * self.batch_size)
         bounds = self._bounds(size)
         parts = [micro * self.processes + self.rank for micro in range(self.accumulate)]

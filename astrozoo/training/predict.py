@@ -58,8 +58,8 @@ def predict(
     schema = model.preprocessing
     if not schema:
         raise ConfigError(
-            "this model holds no preprocessing, so raw fields cannot become its inputs. Train it with astrozoo.train on a "
-            "task of astrozoo.data, or call the model on tensors."
+            "this model holds no preprocessing, so raw fields cannot become its inputs. Train it with astrozoo.train "
+            "on a task of astrozoo.data, or call the model on tensors."
         )
     samples = _samples(data, schema, prepare)
     dataset = to_dataset(_outputs(model, samples, batch_size), schema, samples.coordinates())
@@ -88,7 +88,9 @@ def write_dataset(dataset: xr.Dataset, out: PathLike) -> Path:
     except OSError as error:
         if aside.exists() and not out.exists():
             aside.rename(out)
-        raise DataError(f"{out} could not be written: {error.strerror or error}. What was there is unchanged.") from error
+        raise DataError(
+            f"{out} could not be written: {error.strerror or error}. What was there is unchanged."
+        ) from error
     finally:
         for path in (temporary, aside):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

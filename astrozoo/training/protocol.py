@@ -11,7 +11,17 @@ from typing import Any, Protocol, runtime_checkable
 from astrozoo.batch import Batch, collate
 from astrozoo.errors import DataError
 
-__all__ = ["Metrics", "Samples", "TrainingData", "baselines_of", "collate_of", "metrics_of", "schema_of", "split_of"]
+__all__ = [
+    "Metrics",
+    "Samples",
+    "TrainingData",
+    "baselines_of",
+    "collate_of",
+    "metrics_of",
+    "overrides_of",
+    "schema_of",
+    "split_of",
+]
 
 
 class Samples(Protocol):
@@ -30,9 +40,11 @@ class Metrics(Protocol):
 
     headline: str
 
-    def update(self, outputs: Any, batch: Batch) -> None: ...
+    def update(self, outputs: Any, batch: Batch) -> None:
+        """Add one batch; `outputs` are what the model made of `batch.inputs`."""
 
-    def compute(self) -> dict[str, float]: ...
+    def compute(self) -> dict[str, float]:
+        """The scores over all batches added."""
 
 
 @runtime_checkable
@@ -61,8 +73,8 @@ def split_of(data: Any, name: str) -> Samples | None:
     if samples is None:
         if name == "train":
             raise DataError(
-                f"{type(data).__name__} has no split 'train'. Training data are an object with the attribute `train`, a "
-                f"map-style data set of astrozoo.Batch samples (see astrozoo.training.TrainingData)."
+                f"{type(data).__name__} has no split 'train'. Training data are an object with the attribute `train`, "
+                f"a map-style data set of astrozoo.Batch samples (see astrozoo.training.TrainingData)."
             )
         return None
     if not (hasattr(samples, "__len__") and hasattr(samples, "__getitem__")):

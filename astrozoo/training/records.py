@@ -30,7 +30,8 @@ class Recorder:
     def __init__(self, runtime: Runtime, config: TrainConfig, out: Path, *, steps: int, step: int, fresh: bool) -> None:
         self.device = runtime.device
         self.main = runtime.main
-        self._steps, self._shown, self._bar = steps, 0.0, None
+        self._steps, self._shown = steps, 0.0
+        self._bar: Any = None
         self._accelerator = runtime.accelerator if config.log.trackers else None
         if self._accelerator is not None:
             self._start_trackers(config, out)
@@ -52,8 +53,10 @@ class Recorder:
         try:
             accelerator.log_with = filter_trackers(list(config.log.trackers), str(out))
             accelerator.project_configuration.set_directories(str(out))
-            flat = {key: value if isinstance(value, (int, float, str, bool)) else str(value)
-                    for key, value in _flatten(config.to_dict()).items()}
+            flat = {
+                key: value if isinstance(value, (int, float, str, bool)) else str(value)
+                for key, value in _flatten(config.to_dict()).items()
+            }
             accelerator.init_trackers(config.log.project, config=flat)
         except (ValueError, ImportError) as error:
             raise ConfigError(f"log.trackers is {list(config.log.trackers)}: {error}") from error
@@ -127,7 +130,7 @@ def _is_number(value: Any) -> bool:
 class Interrupt:
     """SIGTERM and Ctrl-C as a request to stop after the step; a second Ctrl-C stops at once.
 
-    `requested` is the name of the signal, or None. Outside the main thread signals cannot be caught, and are left alone.
+    `requested` is the name of the signal, or None. Outside the main thread signals cannot be caught.
     """
 
     def __init__(self) -> None:
@@ -144,7 +147,7 @@ class Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _handle(self, number: int, frame: object) -> None:
+    def _handle(self, number: int, _frame: object) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name

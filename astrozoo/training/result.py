@@ -16,14 +16,14 @@ class TrainResult:
     """The outcome of `train`.
 
     Attributes:
-        model: The trained model with its best weights (the last ones where nothing was evaluated), in evaluation mode.
+        model: The trained model in evaluation mode, with its best weights (the last where nothing was evaluated).
         metrics: Scores of `model` on `split`; empty when a signal ended the run or there is nothing to evaluate on.
         baselines: The same scores of what needs no training, by name.
         split: `test`, or `val` where there is no test split.
         headline: The metric that decides which model is best; lower is better.
         history: One row per evaluation: step, epoch and the scores on the validation split.
         steps: Optimiser steps done since the beginning of the run.
-        stopped: Why training ended: `finished`, `early stopping`, `time limit`, a signal's name, or a callback's reason.
+        stopped: Why training ended: `finished`, `early stopping`, `time limit`, a signal's name, a callback's text.
         out: Folder of the run.
         best, last: Folders that `load_model` reads; None where not written.
         checkpoint: The last complete state.
@@ -60,10 +60,14 @@ class TrainResult:
                 rows.append([marked, *(f"{column[key]:.4g}" if key in column else "" for column in columns)])
             widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
             lines += [
-                "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+                "  ".join(
+                    [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+                )
                 for row in rows
             ]
-            better = [name for name, scores in self.baselines.items() if scores.get(self.headline, 0.0) <= self.headline_score]
+            better = [
+                name for name, scores in self.baselines.items() if scores.get(self.headline, 0.0) <= self.headline_score
+            ]
             if self.baselines:
                 verdict = f"does not beat {', '.join(better)}" if better else "beats every baseline"
                 lines.append(f"* headline, lower is better: the model {verdict}.")

@@ -32,7 +32,7 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class LossModule(nn.Module):
-    """The loss as a forward pass, so that DDP and FSDP see every use of the model; under autocast if a dtype is given."""
+    """The loss as a forward pass, so that DDP and FSDP see every use of the model; in autocast if a dtype is given."""
 
     def __init__(self, model: ZooModel, autocast: torch.dtype | None = None) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def start(config: TrainConfig) -> Runtime:
         AcceleratorState._reset_state(reset_partial_state=not launched)
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=config.distributed.find_unused)]
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=handlers)
-    strategy = config.distributed.strategy
+    strategy: str = config.distributed.strategy
     if accelerator.num_processes == 1:
         if strategy == "fsdp2":
             raise ConfigError("distributed.strategy is 'fsdp2', expected several processes: start with torchrun.")

@@ -1,12 +1,13 @@
 """The sentinel: finds a non-finite loss or gradient in time, and the module it came from.
 
-On the CPU every step is checked before the optimiser uses its gradients. On a GPU, asking would stall the queue in every
-step; there, what step n computed is read after step n + 2 has been submitted.
+On the CPU every step is checked before the optimiser uses its gradients. On a GPU, asking would stall the queue in
+every step; there, what step n computed is read after step n + 2 has been submitted.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -64,6 +65,7 @@ def diagnose(model: nn.Module, loss: Callable[[Batch], dict[str, Tensor]], batch
     Args:
         model: The module whose parts are named.
         loss: Computes the loss of `model`, with autocast and the like as in training.
+        batches: The micro-batches of the step, on the model's device.
     """
     found = first_non_finite({name: item.detach() for name, item in model.named_parameters()})
     if found:
@@ -90,13 +92,17 @@ def _watch(model: nn.Module, loss: Callable[[Batch], dict[str, Tensor]], batch: 
     def forward_hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not suspects and _bad(output):
             source = "bad" if _bad((args, kwargs)) else "finite"
-            suspects.append(f"the first bad module is {names[module]!r} ({type(module).__name__}): "
-                            f"non-finite output from {source} inputs")
+            suspects.append(
+                f"the first bad module is {names[module]!r} ({type(module).__name__}): "
+                f"non-finite output from {source} inputs"
+            )
 
     def backward_hook(module: nn.Module, grad_input: Any, grad_output: Any) -> None:
         if not suspects and _bad(grad_input) and not _bad(grad_output):
-            suspects.append(f"the first bad module is {names[module]!r} ({type(module).__name__}): "
-                            f"non-finite gradient of its inputs from finite gradients of its outputs")
+            suspects.append(
+                f"the first bad module is {names[module]!r} ({type(module).__name__}): "
+                f"non-finite gradient of its inputs from finite gradients of its outputs"
+            )
 
     handles = [module.register_forward_hook(forward_hook, with_kwargs=True) for module in names]
     # Leaves only: full backward hooks on containers wrap their tensors, which in-place operations refuse.
@@ -105,7 +111,9 @@ def _watch(model: nn.Module, loss: Callable[[Batch], dict[str, Tensor]], batch: 
     for parameter, _ in kept:
         parameter.grad = None
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            # Hooks also fire on first layers, whose inputs need no gradient; that is no news here.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
             value = loss(batch)["loss"]
             if suspects:
                 return suspects[0]

@@ -21,6 +21,7 @@ from astrozoo.batch import Batch
 from astrozoo.errors import TrainingError
 from astrozoo.module import ZooModel
 from astrozoo.training import checkpoint as saved
+from astrozoo.training import state
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.evaluation import score_model
 from astrozoo.training.optim import Ema, build_optimizer, clip_gradients, learning_rate, local
@@ -71,7 +72,7 @@ class Trainer:
         self.lagged = LaggedCheck() if runtime.device.type == "cuda" else None
         self.loader: DataLoader[Batch] = DataLoader(
             SeededSamples(samples),  # type: ignore[arg-type]
-            batch_sampler=self.order,  # type: ignore[arg-type]
+            batch_sampler=self.order,
             collate_fn=collate_of(data),
             num_workers=config.num_workers,
             persistent_workers=config.num_workers > 0,
@@ -85,7 +86,7 @@ class Trainer:
         self.step = self.epoch = self.epoch_step = 0
         self.best_score, self.best_step, self.worse = math.inf, 0, 0
         self.history: list[dict[str, Any]] = []
-        self._overflows = 0
+        self.overflows = 0
         self._asked: str | None = None
         self._loss_sum: Any = 0.0
         self._parts: dict[str, Tensor] = {}
@@ -109,7 +110,8 @@ class Trainer:
                 batch = self._fit(batch)
             seen.append(batch)
             if self.runtime.strategy == "ddp":
-                self.forward.require_backward_grad_sync = micro == len(weights) - 1  # what DDP.no_sync() sets
+                # What DDP.no_sync() sets: gradients are averaged with the last micro-batch only.
+                setattr(self.forward, "require_backward_grad_sync", micro == len(weights) - 1)  # noqa: B010
             parts = self.forward(batch)
             loss = parts["loss"]
             if weight != 1.0:
@@ -118,7 +120,7 @@ class Trainer:
                 # On the CPU a look at the value costs nothing, and the step can still be called off.
                 value = loss.item()
                 if not math.isfinite(value) and self.runtime.processes == 1 and self.scaler is None:
-                    self._fail("loss", value, seen)
+                    self._fail("loss", value, seen, self.step + 1)
                 step_loss += value
             else:
                 step_loss = step_loss + loss.detach()
@@ -134,9 +136,9 @@ class Trainer:
         if self.lagged is None:
             value = norm.item()
             if not math.isfinite(value):
-                self._non_finite(value, loss, seen)
+                self._non_finite(value, loss, seen, self.step + 1)
             else:
-                self._overflows = 0
+                self.overflows = 0
         elif self.scaler is None:
             # Fused optimisers skip the step on the device, so the weights stay good until the host has noticed.
             self.optimizer.found_inf = (~torch.isfinite(norm + loss)).float()  # type: ignore[attr-defined]
@@ -215,7 +217,12 @@ class Trainer:
         size = self.config.evaluation.batch_size or -(-self.config.batch_size // self.order.parts)
         with self.weights_to_keep():
             scores = score_model(
-                self.loss, samples, self.data, batch_size=size, num_workers=self.config.num_workers, runtime=self.runtime
+                self.loss,
+                samples,
+                self.data,
+                batch_size=size,
+                num_workers=self.config.num_workers,
+                runtime=self.runtime,
             )
             if self.headline not in scores:
                 raise TrainingError(f"the metrics' headline {self.headline!r} is not among {sorted(scores)}.")
@@ -255,22 +262,26 @@ class Trainer:
 
     # -- what goes wrong -----------------------------------------------------------------------------------------------
 
-    def _non_finite(self, norm: float, loss: float, seen: list[Batch]) -> None:
-        self._overflows += 1
-        if self.scaler is None or self._overflows > _OVERFLOWS:
-            self._fail("gradient" if math.isfinite(loss) else "loss", norm if math.isfinite(loss) else loss, seen)
+    def _non_finite(self, norm: float, loss: float, seen: list[Batch], step: int) -> None:
+        self.overflows += 1
+        if self.scaler is None or self.overflows > _OVERFLOWS:
+            self._fail("gradient" if math.isfinite(loss) else "loss", norm if math.isfinite(loss) else loss, seen, step)
 
     def _check_lagged(self, *, wait: bool) -> None:
         if self.lagged is None:
             return
         while (bad := self.lagged.failed(wait=wait)) is not None:
-            _, batches, loss, norm = bad
-            self._non_finite(norm, loss, batches)
+            step, batches, loss, norm = bad
+            self._non_finite(norm, loss, batches, step)
             if not wait:
                 return
 
-    def _fail(self, what: str, value: float, batches: list[Batch]) -> None:
-        good = f"The last good checkpoint is {self.checkpoint_path}" if self.checkpoint_path else "No checkpoint exists yet"
+    def _fail(self, what: str, value: float, batches: list[Batch], step: int) -> None:
+        good = (
+            f"The last good checkpoint is {self.checkpoint_path}"
+            if self.checkpoint_path
+            else "No checkpoint exists yet"
+        )
         self.optimizer.zero_grad()
         if self.checkpoint_path and not all(bool(torch.isfinite(local(p)).all()) for p in self.parameters):
             self.restore(saved.read_checkpoint(self.checkpoint_path))
@@ -279,15 +290,15 @@ class Trainer:
             findings = self.runtime.gather(found)
             found = "; ".join(f"process {rank}: {text}" for rank, text in enumerate(findings))
         raise TrainingError(
-            f"Non-finite {what} ({value}) in step {self.step + 1}, epoch {self.epoch + 1}: {found}. {good}, and nothing "
-            f"was overwritten. If the data are sound, lower optim.lr (now {self.config.optim.lr}), lengthen "
+            f"Non-finite {what} ({value}) in step {step}, epoch {(step - 1) // self.order.steps + 1}: {found}. {good}"
+            f", and nothing was overwritten. If the data are sound, lower optim.lr (now {self.config.optim.lr}), lengthen "
             f"schedule.warmup, or use a precision with more range."
         )
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def weights_to_keep(self) -> Any:
-        """Context in which the model has the weights that are evaluated and saved: the averaged ones where EMA is on."""
+        """Context in which the model has the weights that are evaluated and saved: with EMA, the averaged ones."""
         return self.ema.applied() if self.ema is not None else contextlib.nullcontext()
 
     def save_model(self, name: str, scores: dict[str, float] | None = None) -> Path:
@@ -297,7 +308,12 @@ class Trainer:
         tensors = saved.full_tensors(self.model.state_dict()) if self.runtime.strategy == "fsdp2" else None
         self.model.provenance = {
             **self.model.provenance,
-            "training": {"step": self.step, "epoch": self.epoch, "config": self.config.to_dict(), "scores": scores or {}},
+            "training": {
+                "step": self.step,
+                "epoch": self.epoch,
+                "config": self.config.to_dict(),
+                "scores": scores or {},
+            },
         }
         path = self.out / name
         self.runtime.together(lambda: save_model(self.model, path, state_dict=tensors) and None)
@@ -311,82 +327,14 @@ class Trainer:
             TrainingError: The weights are not finite.
         """
         self._check_lagged(wait=True)
-        groups, plain, optimizer = saved.optimizer_state(self.optimizer, self.model)
-        tensors = {"model": saved.full_tensors(self.model.state_dict()), "optimizer": optimizer}
-        bad = [name for name, item in tensors["model"].items() if item.is_floating_point() and not item.isfinite().all()]
-        if bad:
-            raise TrainingError(f"the weights {bad[:3]} are not finite after step {self.step}; nothing was overwritten.")
-        if self.ema is not None:
-            tensors["ema"] = saved.full_tensors(self.ema.averages)
-        generators = self.runtime.gather(saved.rng_state(self.runtime.device))
-        tensors["rng"] = {f"{rank}|{key}": item for rank, (_, own) in enumerate(generators) for key, item in own.items()}
-        state = {
-            "epoch": self.epoch,
-            "epoch_step": self.epoch_step,
-            "best_score": None if math.isinf(self.best_score) else self.best_score,
-            "best_step": self.best_step,
-            "worse": self.worse,
-            "history": self.history,
-            "optimizer": {"groups": groups, "plain": plain},
-            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
-            "overflows": self._overflows,
-            "rng": [own for own, _ in generators],
-            "fingerprint": self.fingerprint(),
-            "config": self.config.to_dict(),
-        }
-        folder = self.out / "checkpoints"
-        path = self.runtime.together(
-            lambda: saved.write_checkpoint(
-                folder, self.step, saved.Checkpoint(state, tensors), keep=self.config.checkpoint.keep
-            )
-        )
+        checkpoint = state.capture(self)
+        folder, keep = self.out / "checkpoints", self.config.checkpoint.keep
+        path: Path = self.runtime.together(lambda: saved.write_checkpoint(folder, self.step, checkpoint, keep=keep))
         self.checkpoint_path, self._saved_step = path, self.step
         return path
 
     def restore(self, checkpoint: saved.Checkpoint) -> None:
-        """Continue from a checkpoint.
-
-        Raises:
-            TrainingError: It belongs to another model, other data, or an order of data that these settings change.
-        """
-        state = checkpoint.state
-        ours, theirs = self.fingerprint(), state["fingerprint"]
-        changed = [f"{key} {theirs.get(key)!r} -> {value!r}" for key, value in ours.items() if theirs.get(key) != value]
-        if changed:
-            raise TrainingError(
-                f"{checkpoint.path} cannot be continued, the run has changed: {'; '.join(changed)}. Restore these "
-                f"settings, choose another `out`, or start again with resume=False."
-            )
-        saved.load_tensors(self.model.state_dict(), checkpoint.tensors["model"], "weights")
-        saved.load_optimizer(self.optimizer, self.model, state["optimizer"]["plain"], checkpoint.tensors["optimizer"])
-        if self.ema is not None:
-            averages = checkpoint.tensors.get("ema")
-            if averages is None:
-                log.warning("%s has no moving average; it starts from the weights.", checkpoint.path)
-                averages = checkpoint.tensors["model"]
-                averages = {name: averages[name] for name in self.ema.averages if name in averages}
-            saved.load_tensors(self.ema.averages, averages, "moving average")
-        if self.scaler is not None and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        self.step, self.epoch, self.epoch_step = state["step"], state["epoch"], state["epoch_step"]
-        self.best_score = math.inf if state["best_score"] is None else state["best_score"]
-        self.best_step, self.worse, self.history = state["best_step"], state["worse"], list(state["history"])
-        self._overflows = state["overflows"]
-        rank = self.runtime.rank
-        if rank < len(state["rng"]):
-            own = checkpoint.tensors["rng"].items()
-            tensors = {key.partition("|")[2]: item for key, item in own if key.startswith(f"{rank}|")}
-            saved.set_rng_state(state["rng"][rank], tensors, self.runtime.device)
+        """Continue from a checkpoint; raises TrainingError when it belongs to another run."""
+        state.restore(self, checkpoint)
         self.checkpoint_path, self._saved_step = checkpoint.path, self.step
         log.info("Resuming from %s (step %d of %d)", checkpoint.path, self.step, self.steps)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What must not change between a checkpoint and the run that continues it: it fixes the order of the data."""
-        spec = self.model.spec
-        return {
-            "model": spec.name if spec is not None else type(self.model).__name__,
-            "samples": self.order.length,
-            "batch_size": self.order.batch_size,
-            "seed": self.order.seed,
-            "drop_last": self.config.drop_last,
-        }

@@ -1,6 +1,6 @@
 """What the trainer's tests train: a small network with dropout on a noisy line. Also run as a script, to be killed.
 
-    python cases.py OUT RESULT key=value...
+python cases.py OUT STEP key=value...
 """
 
 from __future__ import annotations
@@ -126,27 +126,20 @@ EXACT = ["epochs=4", "batch_size=4", "accumulate=2", "ema.decay=0.9", "checkpoin
          "device=cpu", "optim.lr=0.01"]  # fmt: skip
 
 
-def main(out: str, result: str, *flags: str) -> None:
-    """Train; with a flag `kill=N`, die by SIGKILL after step N, with `term=N` ask for SIGTERM in step N."""
-    from astrozoo.training import TrainConfig, train
+def exact(out: Path, *flags: str) -> Any:
+    """The run that the tests of resuming disturb; dropout, random transforms, averaging and accumulation included."""
+    from astrozoo.training import TrainConfig
+
+    return TrainConfig(out=str(out)).with_overrides([*EXACT, *flags])
+
+
+def main(out: str, step: str, *flags: str) -> None:
+    """Train, and die by SIGKILL after `step`."""
+    from astrozoo.training import train
 
     torch.set_num_threads(1)
-    events = dict(flag.split("=") for flag in flags if flag.startswith(("kill=", "term=", "int=")))
-    signals = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
-    config = TrainConfig(out=out).with_overrides([flag for flag in flags if flag.partition("=")[0] not in signals])
-
-    def disturb(trainer: Any) -> None:
-        for name, step in events.items():
-            if trainer.step == int(step):
-                os.kill(os.getpid(), signals[name])
-
-    outcome = train(net(), Line(augment=True), config, callbacks=[disturb])
-    from astrozoo.weights import write_tensors
-
-    checkpoint = outcome.checkpoint
-    assert checkpoint is not None
-    write_tensors(outcome.model.state_dict(), result)
-    Path(result).with_suffix(".txt").write_text(f"{outcome.stopped}\n{checkpoint}")
+    kill = [lambda trainer: os.kill(os.getpid(), signal.SIGKILL) if trainer.step == int(step) else None]
+    train(net(), Line(augment=True), exact(Path(out), *flags), callbacks=kill)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the cases below run in processes of their own, too
 
-import cases  # noqa: E402
+import cases
 
 
 @pytest.fixture

@@ -1,24 +1,27 @@
-"""Run by torchrun: train the test net in several processes and leave its weights. Arguments: OUT STRATEGY STEPS."""
+"""Run by torchrun: train the test net in several processes, once per strategy. Arguments: OUT STRATEGY..."""
 
 from __future__ import annotations
 
 import sys
-import warnings
+from pathlib import Path
 
 import cases
 import torch
 
 from astrozoo.training import TrainConfig, train
 
-if __name__ == "__main__":
-    warnings.simplefilter("default")
-    out, strategy, steps = sys.argv[1:]
-    torch.set_num_threads(1)
+
+def run(out: Path, strategy: str, steps: int = 10) -> None:
+    """22 samples in batches of 6: the last batch of an epoch has 4, split over 2 processes x 2 micro-batches."""
     config = TrainConfig(
-        out=out, batch_size=6, accumulate=2, max_steps=int(steps), device="cpu", seed=3,
-        ema={"decay": 0.9}, checkpoint={"every": 4}, distributed={"strategy": strategy},
-        schedule={"name": "constant"},
+        out=str(out), batch_size=6, accumulate=2, max_steps=steps, device="cpu", seed=3, ema={"decay": 0.9},
+        checkpoint={"every": 4}, distributed={"strategy": strategy, "wrap": ("stem",)},
     )  # fmt: skip
     train(cases.net(torch.float64, dropout=0.0), cases.Line(22, dtype=torch.float64), config)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for strategy in sys.argv[2:]:
+        run(Path(sys.argv[1]) / strategy, strategy)
+    torch.distributed.destroy_process_group()

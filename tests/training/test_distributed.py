@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 import cases
+import distributed_case
 import pytest
 import torch
 
+from astrozoo.errors import ConfigError
 from astrozoo.training import TrainConfig, train
 from astrozoo.training import checkpoint as saved
 
-SCRIPT = Path(__file__).with_name("distributed_case.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
 
 
 def free_port() -> int:
@@ -26,20 +27,24 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def single(tmp_path_factory) -> saved.Checkpoint:
     out = tmp_path_factory.mktemp("single")
-    done = subprocess.run(
-        [sys.executable, SCRIPT, out, "auto", "10"], capture_output=True, text=True, env=ENVIRONMENT, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    distributed_case.run(out, "auto")
     return saved.latest_checkpoint(out / "checkpoints")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes_train_the_weights_of_one(strategy, single, tmp_path):
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> Path:
+    """Folder with the runs of both strategies; one launch for both, because starting takes longer than training."""
+    out = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
-               f"--master-port={free_port()}", SCRIPT, tmp_path, strategy]  # fmt: skip
-    done = subprocess.run([*command, "10"], capture_output=True, text=True, env=ENVIRONMENT, timeout=180)
+               f"--master-port={free_port()}", distributed_case.__file__, out, "ddp", "fsdp2"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr
-    checkpoint = saved.latest_checkpoint(tmp_path / "checkpoints")
+    return out
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_train_the_weights_of_one(strategy, single, two_processes):
+    checkpoint = saved.latest_checkpoint(two_processes / strategy / "checkpoints")
     for group in ("model", "ema", "optimizer"):
         assert checkpoint.tensors[group].keys() == single.tensors[group].keys()
         for name, tensor in checkpoint.tensors[group].items():
@@ -47,9 +52,25 @@ def test_two_processes_train_the_weights_of_one(strategy, single, tmp_path):
     for row, expected in zip(checkpoint.state["history"], single.state["history"], strict=True):
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-6)
 
-    # The checkpoint of two processes continues in one, and the models are ordinary models.
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_checkpoint_of_two_processes_continues_in_one(strategy, two_processes, tmp_path):
+    folder = two_processes / strategy
+    saved_by_two = sorted((folder / "checkpoints").iterdir())[-1]
+    config = TrainConfig.from_dict(
+        {
+            **saved.read_checkpoint(saved_by_two).state["config"],
+            "max_steps": 12,
+            "distributed": {},
+            "out": str(tmp_path),
+        }
+    )
     data = cases.Line(22, dtype=torch.float64)
-    config = TrainConfig.from_dict({**checkpoint.state["config"], "max_steps": 12, "distributed": {}})
-    result = train(cases.net(torch.float64, dropout=0.0), data, config)
+    result = train(cases.net(torch.float64, dropout=0.0), data, config, resume=saved_by_two)
     assert result.steps == 12
-    assert (tmp_path / "best" / "model.safetensors").exists()
+    assert (folder / "best" / "model.safetensors").exists()
+
+
+def test_sharding_needs_several_processes(data, tmp_path):
+    with pytest.raises(ConfigError, match="expected several processes: start with torchrun"):
+        train(cases.net(), data, TrainConfig(out=str(tmp_path), distributed={"strategy": "fsdp2"}))

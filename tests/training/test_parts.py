@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import chain, pairwise
 
 import cases
 import numpy as np
@@ -26,7 +27,7 @@ def test_epoch_visits_each_sample_once_and_epochs_differ():
     first = epoch_of(order)
     order.epoch = 1
     second = epoch_of(order)
-    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(22))
+    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(22))
     assert first != second
     assert [len(chunk) for chunk in first] == [4, 4, 4, 4, 4, 2]
 
@@ -98,8 +99,8 @@ def test_schedule_warms_up_and_ends_where_it_should(name):
     rates = [learning_rate(config, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(1 / 11)
     assert max(rates) == pytest.approx(1.0, abs=0.02)
-    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
-    assert all(a >= b for a, b in zip(rates[10:-1], rates[11:], strict=True))
+    assert all(a < b for a, b in pairwise(rates[:10]))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(1.0 if name == "constant" else 0.1)
     if name == "cosine":
         assert rates[54] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 44 / 89)))

@@ -11,6 +11,7 @@ from astrozoo.batch import Batch
 from astrozoo.errors import ConfigError, DataError, TrainingError
 from astrozoo.training import TrainConfig, evaluate, train
 from astrozoo.training import checkpoint as saved
+from astrozoo.training.order import DataOrder
 
 
 def settings(out, **changes) -> TrainConfig:
@@ -33,9 +34,7 @@ def test_training_beats_the_baseline_and_says_so(tmp_path):
 
 def test_result_equals_a_hand_written_loop(data, tmp_path):
     config = settings(tmp_path, optim={"clip": None, "weight_decay": 0.0}, schedule={"name": "constant", "warmup": 0})
-    result = train(cases.net(dropout=0.0), data, config)
-    from astrozoo.training.order import DataOrder
-
+    train(cases.net(dropout=0.0), data, config)
     model, order = cases.net(dropout=0.0), DataOrder(22, 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     for step in range(12):
@@ -80,7 +79,7 @@ def test_tensorboard_through_accelerate(data, tmp_path):
 
 
 def test_unknown_tracker_is_a_config_error(data, tmp_path):
-    with pytest.raises(ConfigError, match="log.trackers"):
+    with pytest.raises(ConfigError, match=r"log\.trackers"):
         train(cases.net(), data, settings(tmp_path, log={"trackers": ["paper"]}))
 
 
@@ -104,7 +103,9 @@ def test_ema_is_what_is_evaluated_and_saved(data, tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_trains_in_autocast_and_keeps_float32_weights(precision, data, tmp_path):
-    result = train(cases.net(dropout=0.0), data, settings(tmp_path, precision=precision, max_steps=80, optim={"lr": 0.02}))
+    result = train(
+        cases.net(dropout=0.0), data, settings(tmp_path, precision=precision, max_steps=80, optim={"lr": 0.02})
+    )
     assert result.model.dtype == torch.float32
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
@@ -193,7 +194,9 @@ class Overflow(nn.Module):
 def test_first_bad_module_is_named_and_checkpoints_stay_good(where, kind, data, tmp_path):
     model = cases.net()
     model.drop = Overflow(5, where)
-    with pytest.raises(TrainingError, match=rf"step 6, epoch 1: the first bad module is 'drop' \(Overflow\): non-finite {kind}"):
+    with pytest.raises(
+        TrainingError, match=rf"step 6, epoch 1: the first bad module is 'drop' \(Overflow\): non-finite {kind}"
+    ):
         train(model, data, settings(tmp_path, checkpoint={"every": 2, "keep": 9}))
     assert [path.name[-1] for path in saved.checkpoints(tmp_path / "checkpoints")] == ["2", "4"]
 
@@ -201,7 +204,7 @@ def test_first_bad_module_is_named_and_checkpoints_stay_good(where, kind, data, 
 def test_out_of_memory_says_what_helps(data, tmp_path):
     class Huge(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.empty(2**60, dtype=torch.float64)
+            return torch.empty(2**45, dtype=torch.float64)
 
     model = cases.net()
     model.drop = Huge()
