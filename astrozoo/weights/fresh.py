@@ -13,7 +13,13 @@ from astrozoo.module import ZooModel
 
 __all__ = ["SkipMetaInit", "initialise_only"]
 
-_FILLS = frozenset((Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, Tensor.mul_, Tensor.erfinv_))
+# Some initialisers are seen as a whole, and within them a mode sees nothing any more; others as the fills they consist of.
+_FILLS = frozenset(
+    (
+        *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, Tensor.mul_, Tensor.erfinv_),
+        *(nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_),
+    )
+)
 
 
 class SkipMetaInit(TorchFunctionMode):
@@ -23,8 +29,10 @@ class SkipMetaInit(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call `func`, unless it would write values into a tensor that has none."""
-        if func in _FILLS and args[0].is_meta:
-            return args[0]
+        if func in _FILLS:
+            tensor = args[0] if args else (kwargs or {})["tensor"]
+            if tensor.is_meta:
+                return tensor
         return func(*args, **(kwargs or {}))
 
 
