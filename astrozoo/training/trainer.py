@@ -290,9 +290,9 @@ class Trainer:
             findings = self.runtime.gather(found)
             found = "; ".join(f"process {rank}: {text}" for rank, text in enumerate(findings))
         raise TrainingError(
-            f"Non-finite {what} ({value}) in step {step}, epoch {(step - 1) // self.order.steps + 1}: {found}. {good}"
-            f", and nothing was overwritten. If the data are sound, lower optim.lr (now {self.config.optim.lr}), lengthen "
-            f"schedule.warmup, or use a precision with more range."
+            f"Non-finite {what} ({value}) in step {step}, epoch {(step - 1) // self.order.steps + 1}: {found}. "
+            f"{good}, and nothing was overwritten. If the data are sound, lower optim.lr (now {self.config.optim.lr}), "
+            f"lengthen schedule.warmup, or use a precision with more range."
         )
 
     # -- state ---------------------------------------------------------------------------------------------------------
