@@ -76,9 +76,13 @@ def random_batch(
     """A reproducible batch that fits `spec`: standard-normal floats, uniform integers.
 
     Args:
+        spec: Of the model the batch is for.
+        batch_size: Number of samples.
         sizes: Replaces example sizes by dimension name, such as `{"lat": 33, "lon": 64}`.
         optional: Whether optional inputs are included.
         seed: Equal seeds give equal batches, whatever the device.
+        device: Where the tensors live.
+        dtype: Of the floating tensors.
     """
     generator = torch.Generator().manual_seed(seed)
 

@@ -11,8 +11,8 @@ __all__ = ["area_weights"]
 def area_weights(lat: Tensor) -> Tensor:
     """Relative cell areas of the rows of a latitude-longitude grid, mean 1.
 
-    A row's weight is `sin(upper edge) - sin(lower edge)` with edges halfway between neighbouring latitudes and clipped at
-    the poles, which is exact for cells of a regular or Gaussian grid and, unlike `cos(lat)`, gives polar rows their area.
+    A row's weight is `sin(upper edge) - sin(lower edge)` with edges halfway between neighbouring latitudes and clipped
+    at the poles: the area of the cells of a regular grid, and, unlike `cos(lat)`, never zero for a row on a pole.
 
     Args:
         lat: `[lat]`, degrees north, ascending or descending, of any regular or irregular spacing.

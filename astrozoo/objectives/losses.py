@@ -43,7 +43,8 @@ def task_loss(task: str, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         loss = _LOSSES[task]
     except KeyError:
         raise ConfigError(
-            f"no shared loss for task {task!r} (known: {', '.join(sorted(_LOSSES))}); implement loss(batch) in the model."
+            f"no shared loss for task {task!r} (known: {', '.join(sorted(_LOSSES))}); "
+            "implement loss(batch) in the model."
         ) from None
     return loss(outputs, batch)
 
@@ -52,7 +53,8 @@ def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor | None = Non
     """Mean squared error over the finite targets, in at least float32; 0 with zero gradient where none is finite.
 
     Args:
-        prediction, target: Equal shapes.
+        prediction: What a model returned.
+        target: Of equal shape; NaN where nothing is known.
         weight: Broadcastable to them, non-negative.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)

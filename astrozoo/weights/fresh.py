@@ -13,7 +13,7 @@ from astrozoo.module import ZooModel
 
 __all__ = ["SkipMetaInit", "initialise_only"]
 
-# Some initialisers are seen as a whole, and within them a mode sees nothing any more; others as the fills they consist of.
+# A mode sees some initialisers as a whole and nothing of what they do; others it sees as the fills they consist of.
 _FILLS = frozenset(
     (
         *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, Tensor.mul_, Tensor.erfinv_),
