@@ -232,7 +232,7 @@ def _extended(times: np.ndarray, count: int) -> np.ndarray:
     if len(times) < 2:
         raise DataError("one time step alone does not tell how far ahead the model predicts; give at least two.")
     if times.dtype.kind in "MO" and len(times) >= 3:
-        frequency = xr.infer_freq(times)
+        frequency = xr.infer_freq(xr.DataArray(times, dims="time"))
         if frequency is not None:  # months and years of unequal length
             cftime = times.dtype.kind == "O"
             calendar = times[0].calendar if cftime else "proleptic_gregorian"

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -23,7 +24,7 @@ from astrozoo.data import (
     prepare,
     to_dataset,
 )
-from astrozoo.data.splits import contiguous_runs
+from astrozoo.data.splits import contiguous_runs, date_of
 from astrozoo.errors import ConfigError, DataError
 
 
@@ -280,3 +281,30 @@ def test_synthetic_data_is_deterministic_and_fits_the_spec():
     again = SyntheticData("cube_unet_nano", length=4, sizes={"lat": 16, "lon": 32})
     assert torch.equal(data.train[1].inputs["x"], again.train[1].inputs["x"])
     assert not torch.equal(data.train[0].inputs["x"], data.val[0].inputs["x"])
+
+
+@pytest.mark.parametrize(
+    ("frequency", "calendar", "expected"),
+    [("YS", "360_day", "2001-01-01"), ("MS", "noleap", "1990-05-01"), ("6h", "standard", "1990-01-01T18")],
+)
+def test_predictions_beyond_the_end_follow_the_calendar(make_fields, frequency, calendar, expected):
+    cftime = calendar != "standard"
+    count = 10 if frequency == "YS" else 3
+    times = xr.date_range("1990-01-01", periods=count, freq=frequency, calendar=calendar, use_cftime=cftime)
+    fields = make_fields(count).assign_coords(time=times)
+    task = forecast(fields, lead=2 if frequency != "6h" else 1, split=TimeSplit(train=1.0, val=0, test=0))
+    new = prepare(fields, task.schema())
+    back = to_dataset(torch.zeros(len(new), 1, 1, 8, 16), task.schema(), new.coordinates())
+    assert date_of(back.time.values[-1]).startswith(expected)
+
+
+def test_regional_file_with_a_360_day_calendar_goes_round(shared_data, tmp_path):
+    fields = open_fields(shared_data / "climate" / "A1B_north_america.nc")
+    task = forecast(fields, lead=1, split=TimeSplit(train=("1860", "2039"), val=0, test=("2040", "2099"), gap=0))
+    assert task.model_overrides() == {"in_vars": 1, "out_vars": 1, "longitude": "regional", "poles": "edge"}
+    indices = range(len(task.test))
+    truth = torch.stack([task.test[index].targets["y"] for index in indices])
+    back = to_dataset(truth, task.schema(), task.test.coordinates())
+    back.to_netcdf(tmp_path / "out.nc")
+    again = open_fields(tmp_path / "out.nc")
+    np.testing.assert_allclose(again["air_temperature"], fields["air_temperature"].sel(time=again.time), rtol=2e-7)
