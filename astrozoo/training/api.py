@@ -115,7 +115,8 @@ def _result(trainer: Trainer, stopped: str, last: Path) -> TrainResult:
         size = trainer.config.evaluation.batch_size or trainer.config.batch_size
         size = min(size, -(-trainer.config.batch_size // trainer.order.parts))
         metrics = score_model(trainer.loss, samples, data, batch_size=size, runtime=runtime)
-        baselines = runtime.together(lambda: evaluate_baselines(data, samples, model, batch_size=size))
+        # On every process over all samples: metrics reduce over processes, and equal shares leave means as they are.
+        baselines = evaluate_baselines(data, samples, model, batch_size=size)
     return TrainResult(
         model=model,
         metrics=metrics,
