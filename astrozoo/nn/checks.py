@@ -45,7 +45,7 @@ def one_of(config: Any, allowed: Sequence[str], *names: str) -> None:
 
 
 def each_at_least(config: Any, minimum: int, *names: str) -> None:
-    """Every named field is a non-empty tuple of integers of at least `minimum`; lists (YAML, JSON) become tuples."""
+    """Every named field is a tuple of integers of at least `minimum`; lists (YAML, JSON) become tuples."""
     for name in names:
         value = getattr(config, name)
         if isinstance(value, list):
@@ -54,7 +54,7 @@ def each_at_least(config: Any, minimum: int, *names: str) -> None:
         integers = isinstance(value, tuple) and all(
             isinstance(item, int) and not isinstance(item, bool) and item >= minimum for item in value
         )
-        if not integers or not value:
+        if not integers:
             raise fail(config, name, f"a tuple of integers of at least {minimum}")
 
 

@@ -24,7 +24,7 @@ def test_peers_have_our_number_of_parameters(dims):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_speed_run_compares_time_and_memory_with_both_peers():
-    words = ["--sizes", "nano", "--grid", "16", "16", "16", "--batch", "1", "--rounds", "1"]
+    words = ["--sizes", "nano", "--grid", "16", "16", "32", "--batch", "1", "--rounds", "1"]
     (comparison,) = cube.run(arguments(*words))
     assert set(comparison.samples) == {"cube_unet_nano", "BasicUNet", "DynUNet"}
     assert len(comparison.targets) == 4

@@ -83,6 +83,8 @@ class CubeUNetConfig:
             )
         checks.each_at_least(self, 1, "widths", "decoder_depths", "strides", "level_strides")
         checks.each_at_least(self, 0, "depths")
+        if not self.widths:
+            raise checks.fail(self, "widths", "one width per scale, at least one scale")
         checks.same_length(self, "depths", len(self.widths), "one per entry of widths")
         for name in ("decoder_depths", "strides", "level_strides"):
             checks.same_length(self, name, len(self.widths) - 1, "one less than widths")
