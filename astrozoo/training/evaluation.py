@@ -63,7 +63,10 @@ def evaluate_baselines(data: Any, samples: Samples, model: ZooModel, *, batch_si
     scores = _Scores(baselines, data, model)
     with torch.no_grad():
         for batch in _batches(samples, data, batch_size, 0, range(-(-len(samples) // batch_size))):
-            scores.update({name: baseline(batch) for name, baseline in baselines.items()}, batch)
+            outputs = {name: baseline(batch) for name, baseline in baselines.items()}
+            # Baselines work on what the loader gives; scores reduce over processes on the device of the run.
+            placed = {name: item.to(model.device) if hasattr(item, "to") else item for name, item in outputs.items()}
+            scores.update(placed, batch.to(model.device))
     return {name: values for name, values in scores.compute(None).items() if values}
 
 
