@@ -86,7 +86,8 @@ def same_unit(first: str | None, second: str | None) -> bool:
     if first == second:
         return True
     try:
-        return bool(_parse(first) == _parse(second))
+        one, two = _parse(first), _parse(second)
+        return bool(one == two or (one.is_compatible_with(two) and _affine(one, two) == (1.0, 0.0)))
     except DataError:
         return False
 
@@ -119,12 +120,18 @@ def conversion(source: str | None, target: str | None, what: str) -> tuple[float
         raise DataError(
             f"{what} has {missing}, expected {known}; declare it with open_fields(..., units={{name: unit}})."
         )
-    first, second = _parse(source), _parse(target)
+    try:
+        first, second = _parse(source), _parse(target)
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from error
     if not first.is_compatible_with(second):
         raise DataError(f"{what} is in {source!r}, which cannot be converted to {target!r}.")
+    return _affine(first, second)
+
+
+def _affine(first: Any, second: Any) -> tuple[float, float]:
+    """Factor and offset between compatible units, without the rounding of 1 to 0.9999999999999999."""
     quantity = _registry().Quantity
     offset = float(quantity(0.0, first).to(second).magnitude)
     factor = float(quantity(1.0, first).to(second).magnitude) - offset
-    if first.dimensionality == _registry().kelvin.dimensionality and abs(factor - 1.0) < 1e-9:
-        factor = 1.0  # 274.15 - 273.15 is not quite 1 in binary
-    return factor, offset
+    return (1.0 if abs(factor - 1.0) < 1e-9 else factor), offset
