@@ -35,7 +35,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: $(METADATA) | $(BIN)/python
 	@echo "Installing astrozoo and its extras into $(VENV) (PyTorch is large: the first time takes a few minutes)"
 	@$(BIN)/uv --version > /dev/null 2>&1 || $(BIN)/python -m pip install --quiet --upgrade uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[all,dev]' $(foreach plugin,$(PLUGINS),--editable $(plugin))
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[all,dev]' $(foreach plugin,$(PLUGINS),--editable $(plugin))
 	@touch $@
 
 $(BIN)/python:

@@ -89,9 +89,7 @@ def random_batch(
     def tensors(specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
         chosen = (tensor for tensor in specs if optional or not tensor.optional)
         return {
-            tensor.name: random_tensor(
-                tensor, batch_size, sizes=sizes, generator=generator, device=device, dtype=dtype
-            )
+            tensor.name: random_tensor(tensor, batch_size, sizes=sizes, generator=generator, device=device, dtype=dtype)
             for tensor in chosen
         }
 

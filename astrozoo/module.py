@@ -130,9 +130,7 @@ class ZooModel(nn.Module):
             )
         if spec.dtype == "float":
             own = self.dtype
-            fits = tensor.is_floating_point() and (
-                tensor.dtype == own or torch.is_autocast_enabled(tensor.device.type)
-            )
+            fits = tensor.is_floating_point() and (tensor.dtype == own or torch.is_autocast_enabled(tensor.device.type))
             expected = str(own).removeprefix("torch.")
         else:
             expected = spec.dtype
@@ -227,4 +225,3 @@ def _reset_children(module: nn.Module) -> None:
         reset = getattr(child, "reset_parameters", None)
         if reset is not None:
             reset()
-
