@@ -24,24 +24,33 @@ def model() -> astrozoo.ZooModel:
     return astrozoo.create_model("cube_unet_nano", device="cuda", **SMALL)
 
 
-class Halved:
-    """Random fields, of which the model is to give half: something it can learn."""
+class Changed:
+    """Samples after `change(index, sample)`."""
 
-    def __init__(self, samples):
-        self.samples = samples
+    def __init__(self, samples, change):
+        self.samples, self.change = samples, change
 
     def __len__(self):
         return len(self.samples)
 
     def __getitem__(self, index):
-        sample = self.samples[index]
-        return astrozoo.Batch(inputs=sample.inputs, targets={"y": sample.inputs["x"] / 2})
+        return self.change(index, self.samples[index])
+
+
+def halved(index, sample):
+    """The model is to give half of what it gets: something it can learn."""
+    return astrozoo.Batch(inputs=sample.inputs, targets={"y": sample.inputs["x"] / 2})
+
+
+def poisoned(index, sample):
+    """Sample 17 is NaN; it is met somewhere in the middle of the epoch."""
+    return sample.map(lambda tensor: torch.full_like(tensor, torch.nan)) if index == 17 else sample
 
 
 @pytest.fixture
 def data(model):
     class Data:
-        train = Halved(SyntheticData(model.spec, length=32, seed=0).train)
+        train = Changed(SyntheticData(model.spec, length=32, seed=0).train, halved)
 
     return Data()
 
@@ -98,21 +107,8 @@ def test_saved_model_loads_onto_the_gpu_bit_for_bit(model, tmp_path):
 
 
 def test_nan_in_a_late_batch_is_named_and_leaves_the_weights_finite(model, data, tmp_path):
-    class Poisoned:
-        """Sample 17 is NaN; it is met somewhere in the middle of the epoch."""
-
-        def __init__(self, samples):
-            self.samples = samples
-
-        def __len__(self):
-            return len(self.samples)
-
-        def __getitem__(self, index):
-            sample = self.samples[index]
-            return sample.map(lambda tensor: torch.full_like(tensor, torch.nan)) if index == 17 else sample
-
     class Data:
-        train = Poisoned(data.train)
+        train = Changed(data.train, poisoned)
 
     with pytest.raises(TrainingError, match="input 'x' holds NaN"):
         astrozoo.train(model, Data(), config(tmp_path, checkpoint={"every": 1}))
