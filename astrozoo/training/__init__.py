@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from astrozoo.training.config import TrainConfig
     from astrozoo.training.evaluation import evaluate
     from astrozoo.training.lightning import as_lightning_module
-    from astrozoo.training.predict import predict
+    from astrozoo.training.prediction import predict
     from astrozoo.training.protocol import TrainingData
     from astrozoo.training.result import TrainResult
 
@@ -23,7 +23,7 @@ _HOMES = {
     "TrainingData": "protocol",
     "as_lightning_module": "lightning",
     "evaluate": "evaluation",
-    "predict": "predict",
+    "predict": "prediction",
     "train": "api",
 }
 
@@ -32,5 +32,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # also where a submodule of the same name was imported first
+    globals()[name] = value
     return value
