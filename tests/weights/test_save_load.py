@@ -203,6 +203,7 @@ SAVER = """
     import os, signal, sys, time
     import astrozoo
     from astrozoo.weights import files
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, it would be ignored
     model = astrozoo.create_model("cube_unet_nano")
     save = files.save_file
     def interrupted(tensors, path, metadata):
