@@ -20,8 +20,25 @@ def finite(subject: Subject) -> None:
     """Outputs, loss and gradients are finite."""
     model = subject.miniature(jitter=True)
     batch = subject.batch(model)
-    for name, y in named_tensors(model(**batch.inputs), model_spec(model)).items():
-        require(bool(torch.isfinite(y).all()), f"output {name!r} is not finite")
+    suspects: list[str] = []
+
+    def watch(module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+            sound = all(bool(torch.isfinite(item).all()) for item in inputs if isinstance(item, Tensor))
+            weights = all(bool(torch.isfinite(item).all()) for item in module.parameters())
+            state = f"inputs {'finite' if sound else 'not finite'}, weights {'finite' if weights else 'not finite'}"
+            suspects.append(f"{names[module]!r} ({type(module).__name__} -> {list(output.shape)}; {state})")
+
+    # Found while it happens: what reads memory that nobody wrote gives another result when asked again.
+    names = {module: name for name, module in model.named_modules()}
+    handles = [module.register_forward_hook(watch) for module in names]
+    outputs = model(**batch.inputs)
+    for handle in handles:
+        handle.remove()
+    for name, y in named_tensors(outputs, model_spec(model)).items():
+        require(
+            bool(torch.isfinite(y).all()), f"output {name!r} is not finite, first seen in {suspects[:1] or 'forward'}"
+        )
     model.loss(batch)["loss"].backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
