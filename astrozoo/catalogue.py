@@ -23,7 +23,7 @@ from astrozoo import registry
 from astrozoo.batch import random_batch
 from astrozoo.errors import PluginError
 from astrozoo.module import ZooModel
-from astrozoo.registry.catalog import dumps
+from astrozoo.registry.catalog import CatalogError, dumps, split
 from astrozoo.registry.discovery import ATTENTION, CATALOG, CORE, MODELS, normalized
 from astrozoo.registry.family import AttentionImplementation, Variant
 from astrozoo.registry.spec import AttentionSpec, Costs, ModelSpec
@@ -178,7 +178,10 @@ def _declared_path(distribution: str) -> Path:
     """Where the file of the catalogue entry point belongs; it need not exist yet."""
     entries = registry.current().offers[normalized(distribution)].entries[CATALOG]
     for entry in entries.values():
-        package, _, file = entry.value.partition(":")
+        try:
+            package, file = split(entry.value)
+        except CatalogError as error:
+            raise PluginError(f"The catalogue of {distribution} cannot be written: {error}.") from error
         found = importlib.util.find_spec(package)
         if found is not None and found.submodule_search_locations:
             return Path(found.submodule_search_locations[0], file)

@@ -5,6 +5,7 @@ Importing this package, and listing, imports neither torch nor pluggy nor numpy.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,22 +36,28 @@ __all__ = [
 _MODELS, _ATTENTION = "astrozoo.models", "astrozoo.attention"
 _CAPABILITIES = ("compile", "export", "grad_checkpointing", "features", "bfloat16", "float16")
 _current: Registry | None = None
+_making = threading.RLock()  # re-entrant: a warning about a plugin may run a user's code
 
 
 def current() -> Registry:
     """The registry of this process, made on first use."""
     global _current
-    if _current is None:
-        from astrozoo.registry.state import Registry
+    with _making:
+        if _current is None:
+            from astrozoo.registry.state import Registry
 
-        _current = Registry()
-    return _current
+            _current = Registry()
+        return _current
 
 
 def refresh() -> None:
     """Forget what was found: the next call reads `sys.path` and `ASTROZOO_DISABLE_PLUGINS` again."""
     global _current
-    _current = None
+    import importlib
+
+    importlib.invalidate_caches()  # what was installed since is importable, too
+    with _making:
+        _current = None
 
 
 def list_models(

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from astrozoo.registry.spec import AttentionSpec, ModelSpec
 
-__all__ = ["FORMAT", "Catalog", "CatalogError", "dumps", "locate", "parse"]
+__all__ = ["FORMAT", "Catalog", "CatalogError", "dumps", "locate", "misfit", "parse", "split"]
 
 FORMAT = 1
 _FILLED_IN = ("distribution", "version")  # by the registry, from the metadata of whoever ships the file
@@ -39,6 +39,18 @@ class Catalog:
     attention: Mapping[str, AttentionSpec] = field(default_factory=dict)
 
 
+def split(value: str) -> tuple[str, str]:
+    """Package and file of an entry point `package:file`.
+
+    Raises:
+        CatalogError: The value has another form, or the file would lie outside the package.
+    """
+    package, colon, file = value.partition(":")
+    if not colon or not package.isidentifier() or Path(file).is_absolute() or ".." in Path(file).parts:
+        raise CatalogError(f"entry point {value!r} is not `top_level_package:file.json`")
+    return package, file
+
+
 def locate(value: str) -> Path:
     """The file that an entry point `package:file` names, without importing the package.
 
@@ -47,9 +59,7 @@ def locate(value: str) -> Path:
     """
     from importlib.util import find_spec
 
-    package, colon, file = value.partition(":")
-    if not colon or not package.isidentifier() or Path(file).is_absolute() or ".." in Path(file).parts:
-        raise CatalogError(f"entry point {value!r} is not `top_level_package:file.json`")
+    package, file = split(value)
     try:
         found = find_spec(package)
     except (ImportError, ValueError) as error:
@@ -75,7 +85,7 @@ def parse(text: str, *, distribution: str = "", version: str = "", check: bool =
     """
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CatalogError(f"is no JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CatalogError(f"has no `format` {FORMAT}, which this version of astrozoo reads")
@@ -113,29 +123,29 @@ def _rows(
             spec = typing.cast("Callable[[Mapping[str, Any]], _Spec]", kind.from_dict)({**row, **origin})
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise CatalogError(f"does not match the schema in {label}: {type(error).__name__}: {error}") from error
-        if check and (wrong := _misfit(spec, kind, "")):
+        if check and (wrong := misfit(spec, kind)):
             raise CatalogError(f"does not match the schema in {label}: {wrong}")
         if specs.setdefault(spec.name, spec) is not spec:
             raise CatalogError(f"has two rows named {spec.name!r} in {key!r}")
     return specs
 
 
-def _misfit(value: Any, hint: Any, where: str) -> str:
+def misfit(value: Any, hint: Any, where: str = "") -> str:
     """What in `value` is not of type `hint`, or an empty string. Knows the types that specs are made of."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return ""
     if origin in (typing.Union, types.UnionType):
-        problems = [_misfit(value, option, where) for option in arguments]
+        problems = [misfit(value, option, where) for option in arguments]
         return "" if "" in problems else f"{where} is {value!r}, expected {hint}"
     if origin is tuple:
         if not isinstance(value, tuple):
             return f"{where} is {value!r}, expected a list"
-        return next(filter(None, (_misfit(item, arguments[0], where) for item in value)), "")
+        return next(filter(None, (misfit(item, arguments[0], where) for item in value)), "")
     if origin is not None:  # Mapping[str, ...]
         if not isinstance(value, Mapping):
             return f"{where} is {value!r}, expected a mapping"
-        return next(filter(None, (_misfit(item, arguments[1], f"{where}[{key!r}]") for key, item in value.items())), "")
+        return next(filter(None, (misfit(item, arguments[1], f"{where}[{key!r}]") for key, item in value.items())), "")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return ""
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
@@ -146,7 +156,7 @@ def _misfit(value: Any, hint: Any, where: str) -> str:
             filter(
                 None,
                 (
-                    _misfit(getattr(value, name), kind, f"{where}.{name}" if where else name)
+                    misfit(getattr(value, name), kind, f"{where}.{name}" if where else name)
                     for name, kind in hints.items()
                 ),
             ),

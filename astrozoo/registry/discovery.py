@@ -75,11 +75,8 @@ def scan() -> list[Offer]:
     """
     offers: dict[str, Offer] = {}
     for distribution in importlib.metadata.distributions():
-        try:
-            text = distribution.read_text("entry_points.txt")
-        except (OSError, UnicodeDecodeError):
-            continue  # unreadable metadata belong to somebody else until they name astrozoo
-        if not text or "astrozoo." not in text:
+        text = _entry_points(distribution)
+        if "astrozoo." not in text:
             continue
         entries, problems = _parse(text)
         if not entries and not problems:
@@ -95,6 +92,13 @@ def scan() -> list[Offer]:
     return sorted(offers.values(), key=lambda offer: (normalized(offer.distribution) != CORE, offer.distribution))
 
 
+def _entry_points(distribution: importlib.metadata.Distribution) -> str:
+    try:
+        return distribution.read_text("entry_points.txt") or ""
+    except (OSError, UnicodeDecodeError):
+        return ""  # unreadable metadata belong to somebody else until they name astrozoo
+
+
 def _parse(text: str) -> tuple[list[tuple[str, str, str]], list[str]]:
     entries, problems, group = [], [], ""
     for line in map(str.strip, text.splitlines()):
@@ -104,10 +108,13 @@ def _parse(text: str) -> tuple[list[tuple[str, str, str]], list[str]]:
             group = line[1:-1].strip()
         elif group in GROUPS:
             name, equals, value = (part.strip() for part in line.partition("="))
-            if equals and name and value:
-                entries.append((group, name, value.split("[")[0].strip()))
-            else:
+            if not (equals and name and value):
                 problems.append(f"entry point line {line!r} in [{group}] is not `name = module:object`")
+            elif group in (MODELS, ATTENTION) and ("/" in name or len(name.split()) > 1):
+                # `dist/name` is ours to give: a name with a slash could pose as that of another distribution.
+                problems.append(f"the name {name!r} in [{group}] is left out: a name has no `/` and no blank")
+            else:
+                entries.append((group, name, value.split("[")[0].strip()))
     return entries, problems
 
 
@@ -119,17 +126,20 @@ def _add(offer: Offer, entry: Entry) -> None:
 
 
 def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
-    metadata = distribution.metadata
+    try:
+        metadata = distribution.metadata
+    except (OSError, UnicodeDecodeError):
+        metadata = None
     name, version = (str(metadata[key] or "") if metadata else "" for key in ("Name", "Version"))
     if not name:  # damaged metadata: the folder is called `name-version.dist-info`
         folder = Path(str(distribution.locate_file(""))).name
-        name = Path(str(getattr(distribution, "_path", folder))).stem.partition("-")[0]
+        name, version, *_ = [*Path(str(getattr(distribution, "_path", folder))).stem.split("-"), ""]
     return name, version or "unknown"
 
 
 def _shadowed(name: str, text: str) -> bool:
     try:
-        return importlib.metadata.distribution(name).read_text("entry_points.txt") != text
+        return _entry_points(importlib.metadata.distribution(name)) != text
     except importlib.metadata.PackageNotFoundError:
         return False
 

@@ -32,11 +32,16 @@ def manager(registry: Registry) -> pluggy.PluginManager:
         if registry.plugins is None:
             plugins = registry.plugins = pluggy.PluginManager("astrozoo")
             plugins.add_hookspecs(hookspecs)
-            for offer in registry.offers.values():
-                skipped = registry.disabled_hooks(offer)
-                for entry in offer.entries[PLUGINS].values():
-                    if not offer.blocked and entry not in skipped:
-                        _register(registry, plugins, entry)
+            try:
+                # pluggy calls the last registered first; backwards, plugins are called in the order of their names.
+                for offer in reversed(registry.offers.values()):
+                    skipped = registry.disabled_hooks(offer)
+                    for entry in offer.entries[PLUGINS].values():
+                        if not offer.blocked and entry not in skipped:
+                            _register(registry, plugins, entry)
+            except BaseException:  # Ctrl-C: the next call starts again, instead of going on with half of the plugins
+                registry.plugins = None
+                raise
         return registry.plugins
 
 
@@ -61,7 +66,9 @@ def _register(registry: Registry, plugins: pluggy.PluginManager, entry: Entry) -
             raise ValueError(f"{entry.value} is already registered as {plugins.get_name(plugin)}")
         with output_to_stderr():
             _add(plugins, plugin, label)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # as in `Registry.load`
         registry.report(entry.distribution, f"hooks {entry.value} failed: {describe(error)}")
     else:
         registry.mark_loaded(entry, plugin)
@@ -82,10 +89,11 @@ def _add(plugins: pluggy.PluginManager, plugin: Any, label: str) -> None:
         if not callers:
             raise TypeError("it implements no hook; mark functions with @astrozoo.hookimpl")
         for caller in callers:
-            if not caller.has_spec():
+            mine = [item for item in caller.get_hookimpls() if item.plugin is plugin]
+            if not caller.has_spec() and not all(item.optionalhook for item in mine):
                 known = [name for name in vars(hookspecs) if name.startswith("astrozoo_")]
                 raise TypeError(f"there is no hook {caller.name!r}.{suggest(caller.name, known)}")
-            if any(item.plugin is plugin and (item.wrapper or item.hookwrapper) for item in caller.get_hookimpls()):
+            if any(item.wrapper or item.hookwrapper for item in mine):
                 raise TypeError(f"{caller.name} is a hook wrapper, which cannot be isolated; make it a plain function")
     except Exception:
         if plugins.is_registered(plugin):
@@ -103,9 +111,9 @@ def _guarded(registry: Registry, entry: Entry, hook: str, function: Callable[...
                 answer = function(*args)
             if answer is not None:
                 _check_answer(hook, answer)
-        except AstrozooError:
+        except (AstrozooError, KeyboardInterrupt):
             raise  # deliberate: a refusal, or weights that cannot be had
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # as in `Registry.load`
             registry.report(entry.distribution, f"hook {hook} of {entry.value} failed: {describe(error)}")
             return None
         return answer
@@ -121,5 +129,12 @@ def _check_answer(hook: str, answer: Any) -> None:
         for item in answer:
             if isinstance(item, type) or not isinstance(item, protocol):
                 raise TypeError(f"it returned a {type(item).__name__} in its list, expected a {protocol.__name__}")
-    elif hook in _MAPPINGS and not isinstance(answer, Mapping):
-        raise TypeError(f"it returned a {type(answer).__name__}, expected a mapping")
+            for name, kind in protocol.__annotations__.items():
+                if kind == "str" and not isinstance(value := getattr(item, name), str):
+                    raise TypeError(f"the {name} of its {type(item).__name__} is {value!r}, expected a string")
+    elif hook in _MAPPINGS:
+        if not isinstance(answer, Mapping):
+            raise TypeError(f"it returned a {type(answer).__name__}, expected a mapping")
+        for name, value in answer.items():
+            if hook == "astrozoo_datasets" and not (isinstance(name, str) and callable(value)):
+                raise TypeError(f"it returned {name!r}: {value!r}, expected names and callables")

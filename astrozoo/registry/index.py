@@ -1,7 +1,8 @@
 """Which name means which entry point.
 
-Built-in names always stay ours. A third party's name that is taken stays reachable as `dist/name`; a name that several
-third parties claim is listed, and created, in that qualified form only.
+Built-in names always stay ours, and so do those of our official plugins where they are installed. A third party's name
+that is taken stays reachable as `dist/name`; a name that several third parties claim is listed, and created, in that
+qualified form only.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Iterable
 
 from astrozoo.errors import AmbiguousNameError, PluginError, UnknownModelError
 from astrozoo.registry.discovery import ATTENTION, CORE, MODELS, Entry, Offer, normalized
-from astrozoo.registry.names import suggest
-from astrozoo.registry.official import install_command, official_distribution, official_names
+from astrozoo.registry.names import nearest
+from astrozoo.registry.official import install_command, official_names
 
 __all__ = ["Index"]
 
@@ -31,9 +32,11 @@ class Index:
         self.listed: dict[str, Entry] = {}
         self.clashes: dict[str, list[str]] = {}
         self._qualified: dict[str, Entry] = {}
+        self._installed: dict[str, Offer] = {}
         self._blocked: dict[str, Offer] = {}
         claims: dict[str, list[Entry]] = {}
         for offer in offers:
+            self._installed[normalized(offer.distribution)] = offer
             for name, entry in offer.entries[group].items():
                 if offer.blocked:
                     self._blocked.setdefault(name, offer)
@@ -46,16 +49,19 @@ class Index:
             self._list(name, entries)
 
     def _list(self, name: str, entries: list[Entry]) -> None:
-        ours = [entry for entry in entries if normalized(entry.distribution) == CORE]
+        if len(entries) == 1:
+            self.listed[name] = entries[0]
+            return
+        homes = (CORE, official_names(self.noun).get(name))
+        ours = [entry for entry in entries if normalized(entry.distribution) in homes]
         others = [entry for entry in entries if entry not in ours]
-        if ours or len(others) == 1:
-            self.listed[name] = (ours or others)[0]
+        if ours:
+            self.listed[name] = ours[0]
         for entry in others:
-            rivals = [CORE] if ours else [other.distribution for other in others if other is not entry]
-            if rivals:
-                self.listed[f"{entry.distribution}/{name}"] = entry
-                reason = f"{self.noun} name {name!r} is also offered by {', '.join(rivals)}: create it as "
-                self.clashes.setdefault(entry.distribution, []).append(f"{reason}{entry.distribution}/{name}")
+            rivals = [other.distribution for other in ours or others if other is not entry]
+            self.listed[f"{entry.distribution}/{name}"] = entry
+            reason = f"{self.noun} name {name!r} is also offered by {', '.join(rivals)}: create it as "
+            self.clashes.setdefault(entry.distribution, []).append(f"{reason}{entry.distribution}/{name}")
 
     def resolve(self, name: str) -> Entry:
         """The entry point behind `name` or `dist/name`.
@@ -74,7 +80,7 @@ class Index:
         key = f"{normalized(distribution)}/{plain}" if slash else name
         if key in self._qualified:
             return self._qualified[key]
-        if len(self._claims.get(name, ())) > 1:
+        if len(self._claims.get(name, ())) > 1:  # and none of them ours, or it would be listed
             offers = " or ".join(repr(f"{entry.distribution}/{name}") for entry in self._claims[name])
             raise AmbiguousNameError(f"Several distributions offer the {self.noun} {name!r}; choose {offers}.")
         if key in self._blocked:
@@ -87,10 +93,25 @@ class Index:
 
     def _unknown(self, name: str, plain: str) -> str:
         message = f"There is no {self.noun} {name!r}."
-        if (distribution := official_distribution(plain)) is not None:
-            return f"{message} It belongs to {distribution}, which is not installed: {install_command(distribution)}"
-        if near := suggest(name, self.listed):
-            return message + near
-        if hint := suggest(plain, official_names() if self.noun == "model" else ()):
-            return f"{message}{hint} Those belong to plugins that are not installed."
+        official = official_names(self.noun)
+        if plain in official:
+            return f"{message} {self._remedy(official[plain])}"
+        # A name that is not installed must be much nearer: the table is long, and a wrong install command misleads.
+        known = [*self.listed, *nearest(plain.lower(), official, cutoff=0.85)]
+        if near := nearest(name, known) or nearest(plain.lower(), known):
+            hint = f"{message} Did you mean {', '.join(map(repr, near))}?"
+            if near[0] not in self.listed:
+                hint += f" {near[0]!r}{self._remedy(official[near[0]]).removeprefix('It')}"
+            return hint
+        if not self.listed:
+            return f"{message} No installed distribution offers any."
         return f"{message} astrozoo.list_{self.noun}s() lists the {len(self.listed)} installed ones."
+
+    def _remedy(self, distribution: str) -> str:
+        installed = self._installed.get(distribution)
+        if installed is None:
+            return f"It belongs to {distribution}, which is not installed: {install_command(distribution)}"
+        return (
+            f"It belongs to {distribution}, whose installed version {installed.version} does not offer it: "
+            f"{install_command(distribution, upgrade=True)}"
+        )

@@ -11,11 +11,11 @@ SIZES = ("nano", "tiny", "small", "base", "large", "huge")  # the order of sizes
 _SCALES = {"m": 10**6, "b": 10**9}
 
 
-def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
-    """Up to `count` known names close to `name`, best first."""
+def nearest(name: str, known: Iterable[str], *, count: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Up to `count` known names that are like `name` by at least `cutoff` (1 is equal), best first."""
     import difflib  # only needed on the way to an error; keeps `import astrozoo` cheap
 
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ A static table, because the metadata of what is not installed cannot be read. On
 
 from __future__ import annotations
 
-__all__ = ["ATTENTION_BACKENDS", "MODELS", "install_command", "official_distribution", "official_names"]
+__all__ = ["ATTENTION_BACKENDS", "MODELS", "install_command", "official_names"]
 
 MODELS: dict[str, dict[str, str]] = {  # distribution: family: sizes
     "astrozoo-graph": {
@@ -36,23 +36,18 @@ MODELS: dict[str, dict[str, str]] = {  # distribution: family: sizes
 ATTENTION_BACKENDS: dict[str, tuple[str, ...]] = {"astrozoo-kernels": ("flash_attn", "xformers")}
 
 
-def official_names() -> dict[str, str]:
-    """Name of every model and attention backend of the official plugins, and its distribution."""
-    names = {
+def official_names(noun: str) -> dict[str, str]:
+    """Name of every `model` of the official plugins, or `attention` backend, and its distribution."""
+    if noun == "attention":
+        return {name: distribution for distribution, names in ATTENTION_BACKENDS.items() for name in names}
+    return {
         f"{family}_{size}": distribution
         for distribution, families in MODELS.items()
         for family, sizes in families.items()
         for size in sizes.split()
     }
-    names.update({name: distribution for distribution, backends in ATTENTION_BACKENDS.items() for name in backends})
-    return names
 
 
-def official_distribution(name: str) -> str | None:
-    """The official distribution that offers `name`, whether installed or not."""
-    return official_names().get(name)
-
-
-def install_command(distribution: str) -> str:
-    """How a user installs an official distribution."""
-    return f"pip install {distribution}"
+def install_command(distribution: str, *, upgrade: bool = False) -> str:
+    """How a user installs an official distribution, or gets a newer version of it."""
+    return f"pip install {'--upgrade ' if upgrade else ''}{distribution}"

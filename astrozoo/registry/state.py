@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from astrozoo.errors import AstrozooPluginWarning, PluginError
 from astrozoo.registry import discovery
-from astrozoo.registry.catalog import Catalog, CatalogError, locate, parse
+from astrozoo.registry.catalog import Catalog, CatalogError, locate, misfit, parse
 from astrozoo.registry.discovery import ATTENTION, CATALOG, CORE, MODELS, PLUGINS, Entry, Offer, normalized
 from astrozoo.registry.family import AttentionImplementation, Family, Variant
 from astrozoo.registry.index import Index
-from astrozoo.registry.loading import describe, import_object
+from astrozoo.registry.loading import describe, import_object, output_to_stderr
 from astrozoo.registry.spec import AttentionSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Registry:
         self.offers = {normalized(offer.distribution): offer for offer in discovery.scan()}
         self.indices = {group: Index(self.offers.values(), group) for group in (MODELS, ATTENTION)}
         self._objects: dict[Entry, Any] = {}
+        self._specs: dict[Entry, ModelSpec | AttentionSpec] = {}  # of what was loaded, without origin and costs
         self._errors: dict[Entry, BaseException] = {}
         self._catalogs: dict[str, Catalog] = {}
         self._reasons: dict[str, list[str]] = {}
@@ -120,8 +121,11 @@ class Registry:
             if entry not in self._errors:
                 try:
                     loaded = self.timed_import(entry)
-                    _check(entry, loaded)
-                except (Exception, SystemExit) as raised:
+                    with output_to_stderr():
+                        self._specs[entry] = _checked_spec(entry, loaded)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as raised:  # SystemExit and a Rust extension's PanicException are no Exceptions
                     self._errors[entry] = raised
                     self.report(entry.distribution, f"{entry.value} failed: {describe(raised)}")
                 else:
@@ -131,8 +135,14 @@ class Registry:
             version = self.offers[normalized(entry.distribution)].version
             raise PluginError(
                 f"{self.indices[group].noun.capitalize()} {name!r} of {entry.distribution} {version} is unavailable: "
-                f"{entry.value} failed with {describe(error)}. Repair or uninstall {entry.distribution}."
+                f"{entry.value} failed with {describe(error)}. {self._remedy(group, entry, error)}"
             ) from error
+
+    def _remedy(self, group: str, entry: Entry, error: BaseException) -> str:
+        requires = getattr(self.known_spec(group, entry), "requires", ())
+        if isinstance(error, ImportError) and requires:
+            return f"It requires {', '.join(requires)}: pip install {' '.join(map(repr, requires))}"
+        return f"Repair or uninstall {entry.distribution}."
 
     def unavailable(self, group: str, name: str) -> str:
         """Why `name` could not be loaded so far, or an empty string."""
@@ -166,9 +176,15 @@ class Registry:
         """The spec as far as it is known without importing anything: from the catalogue or from what was loaded."""
         catalog = self.catalog(entry.distribution)
         listed: Any = (catalog.models if group == MODELS else catalog.attention).get(entry.name)
-        if entry not in self._objects:
+        spec = self._specs.get(entry)
+        if spec is None:
             return listed
-        return self._loaded_spec(entry, listed)
+        version = self.offers[normalized(entry.distribution)].version
+        spec = dataclasses.replace(spec, distribution=entry.distribution, version=version)
+        if isinstance(spec, ModelSpec):
+            measured = listed is not None and listed.config == spec.config
+            spec = dataclasses.replace(spec, costs=listed.costs if measured else None)
+        return spec
 
     def spec(self, group: str, name: str) -> Any:
         """The spec of `name`, loading it only where no catalogue describes it."""
@@ -178,15 +194,6 @@ class Registry:
             self.load(group, name)
             known = self.known_spec(group, entry)
         return known
-
-    def _loaded_spec(self, entry: Entry, listed: Any) -> ModelSpec | AttentionSpec:
-        loaded = self._objects[entry]
-        name, version = entry.distribution, self.offers[normalized(entry.distribution)].version
-        if isinstance(loaded, AttentionImplementation):
-            return dataclasses.replace(loaded.spec, distribution=name, version=version)
-        spec: ModelSpec = loaded.spec()
-        measured = listed.costs if listed is not None and listed.config == spec.config else None
-        return dataclasses.replace(spec, distribution=name, version=version, costs=measured)
 
     # -- states --------------------------------------------------------------------------------------------------------
 
@@ -221,8 +228,13 @@ class Registry:
         )
 
 
-def _check(entry: Entry, loaded: Any) -> None:
-    """Raise TypeError or ValueError unless `loaded` is what its group promises, under the name it is declared with."""
+def _checked_spec(entry: Entry, loaded: Any) -> ModelSpec | AttentionSpec:
+    """The spec of `loaded`.
+
+    Raises:
+        TypeError, ValueError: It is not what its group promises under the name it is declared with, or its spec holds
+            something else than the schema says, on which a filter or a table would stumble later.
+    """
     kind = _KINDS[entry.group]
     if not isinstance(loaded, kind):
         raise TypeError(f"expected a {kind.__name__}, got {type(loaded).__name__}")
@@ -234,5 +246,8 @@ def _check(entry: Entry, loaded: Any) -> None:
         spec = loaded.spec
         if not isinstance(spec, AttentionSpec):
             raise TypeError(f"its spec is a {type(spec).__name__}, expected an AttentionSpec")
+    if wrong := misfit(spec, type(spec)):
+        raise TypeError(f"its spec is wrong: {wrong}")
     if spec.name != entry.name:
         raise ValueError(f"it is called {spec.name!r}, but declared as {entry.name!r}")
+    return spec

@@ -14,7 +14,9 @@ from distributions import FAMILY, write_distribution
 
 import astrozoo
 from astrozoo import registry
+from astrozoo.catalogue import write_catalogue
 from astrozoo.errors import AmbiguousNameError, AstrozooPluginWarning, PluginError, UnknownModelError
+from astrozoo.registry.loading import output_to_stderr
 
 MODELS, HOOKS, CATALOG = "astrozoo.models", "astrozoo.plugins", "astrozoo.catalog"
 
@@ -28,9 +30,28 @@ BROKEN = {
     "syntax_error": ("def (:", SyntaxError),
     "system_exit": ("raise SystemExit(3)", SystemExit),
     "exception": ("1 / 0", ZeroDivisionError),
+    "no_exception": (
+        "raise GeneratorExit('as a panic in a Rust extension, derived from BaseException')",
+        GeneratorExit,
+    ),
+    "unprintable": (
+        "class MuteValueError(ValueError):\n    def __str__(self): raise OSError\nraise MuteValueError",
+        ValueError,
+    ),
     "wrong_type": ("thing_nano = 42", TypeError),
     "missing_object": ("", AttributeError),
     "wrong_name": (FAMILY + "thing_nano = line_nano", ValueError),
+    "wrong_family": (
+        "from astrozoo.registry.family import Variant\n"
+        "thing_nano = Variant(name='thing_nano', size='nano', summary='', family='thing')",
+        TypeError,
+    ),
+    "wrong_config": (FAMILY.replace("width: int = 3", "width: int") + "thing_nano = line_nano", TypeError),
+    "wrong_dims": (FAMILY.replace('Dim("batch", 2)', '"batch"') + "thing_nano = line_nano", TypeError),
+    "wrong_licence": (
+        FAMILY.replace("miniature={}", "miniature={}, licence=None") + "thing_nano = line_nano",
+        TypeError,
+    ),
 }
 
 
@@ -59,6 +80,35 @@ def test_missing_module_is_isolated(install):
         registry.load_variant("thing_nano")
 
 
+@pytest.mark.parametrize(
+    "filters", [{"license": "mit"}, {"max_params": 5}, {"capability": "export"}, {"attention": "x"}]
+)
+def test_filters_survive_a_plugin_whose_spec_is_nonsense(install, filters):
+    code = FAMILY.replace("miniature={}", "miniature={}, licence=None, capabilities=3, attentions=None")
+    install("nonsense-zoo", {MODELS: {"line_nano": "nonsense_zoo:line_nano"}}, {"nonsense_zoo.py": code})
+    with (
+        pytest.warns(AstrozooPluginWarning, match=r"nonsense-zoo 1\.2: .*its spec is wrong"),
+        pytest.raises(PluginError),
+    ):
+        astrozoo.model_info("line_nano")
+    assert "line_nano" not in astrozoo.list_models(**filters)
+
+
+def test_import_error_of_a_model_with_requirements_says_what_to_install(install):
+    code = FAMILY.replace("miniature={}", "miniature={}, requires=('torch-orbits>=2',)")
+    entries = {MODELS: {"line_nano": "needy_zoo.line:line_nano"}, CATALOG: {"x": "needy_zoo:catalog.json"}}
+    folder = install(
+        "needy-zoo", entries, {"needy_zoo/__init__.py": "", "needy_zoo/line.py": code, "needy_zoo/catalog.json": ""}
+    )
+    write_catalogue("needy-zoo", folder / "needy_zoo" / "catalog.json")
+    (folder / "needy_zoo" / "line.py").write_text("import torch_orbits")
+    for module in ("needy_zoo", "needy_zoo.line"):
+        sys.modules.pop(module)
+    registry.refresh()
+    with pytest.warns(AstrozooPluginWarning), pytest.raises(PluginError, match="pip install 'torch-orbits>=2'"):
+        astrozoo.create_model("line_nano")
+
+
 def test_ctrl_c_during_an_import_stays_ctrl_c(install):
     install(
         "interrupted", {MODELS: {"thing_nano": "interrupted:thing_nano"}}, {"interrupted.py": "raise KeyboardInterrupt"}
@@ -75,6 +125,27 @@ def test_built_in_name_stays_ours_and_the_other_is_reachable(install):
     assert {"cube_unet_nano", "thief/cube_unet_nano"} <= set(names)
     assert astrozoo.model_info("cube_unet_nano").distribution == "astrozoo"
     assert status("thief").state == "ambiguous"
+
+
+@pytest.mark.parametrize("name", ["astrozoo/cube_unet_nano", "two words"])
+def test_name_that_could_pose_as_another_is_left_out(install, name):
+    install("poser", {MODELS: {name: "poser:line_nano", "line_nano": "poser:line_nano"}}, {"poser.py": FAMILY})
+    with pytest.warns(AstrozooPluginWarning, match=rf"poser 1\.2: the name '{name}' .*left out"):
+        names = astrozoo.list_models()
+    assert name not in names
+    assert "line_nano" in names
+    assert astrozoo.model_info("astrozoo/cube_unet_nano").distribution == "astrozoo"
+
+
+def test_name_of_an_official_plugin_stays_its_own(install):
+    install("astrozoo-graph", {MODELS: {"gcn_tiny": "a_graph:line_nano"}}, {"a_graph.py": FAMILY})
+    install("a-thief", {MODELS: {"gcn_tiny": "a_thief:line_nano"}}, {"a_thief.py": FAMILY})
+    with pytest.warns(AstrozooPluginWarning, match=r"a-thief 1\.2: .*a-thief/gcn_tiny"):
+        assert astrozoo.list_models("*gcn_tiny") == ["gcn_tiny", "a-thief/gcn_tiny"]
+    assert registry.current().indices[MODELS].resolve("gcn_tiny").distribution == "astrozoo-graph"
+    assert status("astrozoo-graph").state == "not loaded"
+    with pytest.raises(UnknownModelError, match="pip install --upgrade astrozoo-graph"):
+        astrozoo.create_model("gcn_base")
 
 
 def test_name_of_two_third_parties_is_ambiguous_until_qualified(install):
@@ -110,6 +181,32 @@ def test_malformed_entry_point_line_is_reported_and_the_rest_works(install):
     assert registry.load_variant("line_nano").name == "line_nano"
 
 
+def damage(folder, name, content):
+    """Overwrite one metadata file of the distribution in `folder`; None removes it."""
+    path = next(folder.glob("*.dist-info")) / name
+    path.unlink() if content is None else path.write_bytes(content)
+    registry.refresh()
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", "Name: müller\n".encode("latin-1")], ids=["missing", "empty", "latin-1"]
+)
+def test_distribution_with_damaged_metadata_is_called_as_its_folder(install, content):
+    damage(
+        install("damaged", {MODELS: {"line_nano": "damaged:line_nano"}}, {"damaged.py": FAMILY}), "METADATA", content
+    )
+    assert "line_nano" in astrozoo.list_models(plugin="damaged")
+    assert (status("damaged").state, status("damaged").version) == ("not loaded", "1.2")
+    assert astrozoo.create_model("line_nano", device="meta").spec.distribution == "damaged"
+
+
+def test_entry_points_that_are_no_text_concern_nobody(install):
+    folder = install("binary", {MODELS: {"line_nano": "binary:line_nano"}}, {"binary.py": FAMILY})
+    damage(folder, "entry_points.txt", b"\xff[astrozoo.models]\nline_nano = binary:line_nano\n")
+    assert "line_nano" not in astrozoo.list_models()
+    assert "cube_unet_nano" in astrozoo.list_models()
+
+
 BAD_CATALOGUES = {
     "no_json": ("{not json", "is no JSON"),
     "empty": ("", "is no JSON"),
@@ -118,7 +215,8 @@ BAD_CATALOGUES = {
     "rows_no_list": ('{"format": 1, "models": {}}', "no list"),
     "row_no_spec": ('{"format": 1, "models": [{"name": "line_nano"}]}', "line_nano"),
     "row_no_dict": ('{"format": 1, "models": [7]}', "row 0"),
-    "deep": ('{"format": 1, "attention": [null]}', "row 0"),
+    "row_null": ('{"format": 1, "attention": [null]}', "row 0"),
+    "nested_too_deep": ("[" * 100_000, "is no JSON"),
 }
 
 
@@ -155,6 +253,7 @@ BAD_HOOKS = {
     "wrapper": "import astrozoo\n@astrozoo.hookimpl(wrapper=True)\ndef astrozoo_datasets():\n    return (yield)\n",
     "import_error": "import a_module_that_does_not_exist\n",
     "exit": "raise SystemExit\n",
+    "no_exception": "raise GeneratorExit\n",
 }
 
 
@@ -173,9 +272,15 @@ def test_hooks_that_cannot_be_registered_leave_the_others_alone(install, code):
 BAD_ANSWERS = {
     "raises": ("astrozoo_datasets", "1 / 0"),
     "exits": ("astrozoo_datasets", "raise SystemExit"),
+    "no_exception": ("astrozoo_datasets", "raise GeneratorExit"),
+    "no_callables": ("astrozoo_datasets", "return {'survey': 3}"),
     "no_mapping": ("astrozoo_datasets", "return [1]"),
     "no_list": ("astrozoo_weight_sources", "return 'hf'"),
     "wrong_items": ("astrozoo_weight_sources", "return [object()]"),
+    "wrong_attribute": (
+        "astrozoo_weight_sources",
+        "return [type('Source', (), {'scheme': 3, 'fetch': print})()]",
+    ),
 }
 
 
@@ -210,9 +315,38 @@ def test_create_calls_hooks_before_and_after(install):
     assert sys.modules["watcher_hooks"].seen == [4, "cube_unet_nano"]
 
 
+def test_plugins_are_called_in_the_order_of_their_names(install):
+    for name in ("hooks-b", "hooks-a", "hooks-c"):
+        module = name.replace("-", "_")
+        install(name, {HOOKS: {name: module}}, {f"{module}.py": GOOD_HOOK.replace("good", name)})
+    answers = registry.plugin_manager().hook.astrozoo_datasets()
+    assert [list(answer) for answer in answers] == [["hooks-a"], ["hooks-b"], ["hooks-c"]]
+
+
+def test_optional_hook_of_a_later_version_is_no_failure(install):
+    code = GOOD_HOOK + "@astrozoo.hookimpl(optionalhook=True)\ndef astrozoo_telepathy(): ...\n"
+    install("modern", {HOOKS: {"modern": "modern_hooks"}}, {"modern_hooks.py": code})
+    assert registry.plugin_manager().hook.astrozoo_datasets() == [{"good": print}]
+    assert status("modern").state == "ok"
+
+
+def test_ctrl_c_while_hooks_are_imported_leaves_none_out(install):
+    impatient = (
+        "from pathlib import Path\nonce = Path(__file__).with_suffix('.once')\n"
+        "if not once.exists():\n    once.touch()\n    raise KeyboardInterrupt\n" + GOOD_HOOK
+    )
+    install("impatient", {HOOKS: {"impatient": "impatient"}}, {"impatient.py": impatient})
+    install("patient", {HOOKS: {"patient": "patient"}}, {"patient.py": GOOD_HOOK})
+    with pytest.raises(KeyboardInterrupt):
+        registry.plugin_manager()
+    assert registry.plugin_manager().hook.astrozoo_datasets() == [{"good": print}] * 2
+
+
 def test_import_time_of_a_slow_plugin_is_reported(install):
     code = "import time\ntime.sleep(0.2)\n" + GOOD_HOOK
-    install("slow", {HOOKS: {"slow": "slow_hooks"}}, {"slow_hooks.py": code})
+    install("slow", {HOOKS: {"slow": "slow_hooks"}, MODELS: {"slow_nano": "slow_hooks:x"}}, {"slow_hooks.py": code})
+    assert "slow_nano" in astrozoo.list_models()
+    assert "slow_hooks" not in sys.modules  # listing does not wait for it
     registry.plugin_manager()
     assert status("slow").import_seconds >= 0.2
 
@@ -252,6 +386,26 @@ def test_printing_plugin_does_not_reach_stdout(tmp_path):
     assert done.stdout == "{}\n"
     assert "hello from the plugin" in done.stderr
     assert "and again" in done.stderr
+
+
+def test_model_that_prints_while_it_is_described_does_not_reach_stdout(install, capsys):
+    code = "print('as imported')\n" + FAMILY.replace("return (TensorSpec", "print('as described'); return (TensorSpec")
+    install("chatty-zoo", {MODELS: {"line_nano": "chatty_zoo:line_nano"}}, {"chatty_zoo.py": code})
+    astrozoo.model_info("line_nano")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "as imported" in printed.err
+    assert "as described" in printed.err
+
+
+def test_stdout_is_restored_when_threads_overlap():
+    before, first, second = sys.stdout, output_to_stderr(), output_to_stderr()
+    with first:
+        second.__enter__()
+        assert sys.stdout is sys.stderr
+    assert sys.stdout is sys.stderr  # the second is still inside
+    second.__exit__(None, None, None)
+    assert sys.stdout is before
 
 
 def test_working_plugin_is_listed_described_and_created_without_warnings(install):

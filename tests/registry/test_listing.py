@@ -20,7 +20,7 @@ from astrozoo.errors import ConfigError, PluginError, UnknownModelError
 from astrozoo.registry import hookspecs
 from astrozoo.registry.catalog import dumps, parse
 from astrozoo.registry.names import SIZES, sort_key
-from astrozoo.registry.official import MODELS, official_names
+from astrozoo.registry.official import official_names
 from astrozoo.registry.spec import Capabilities, Costs, Dim, ModelSpec, Paper, PretrainedWeights, TensorSpec
 
 PACKAGE = Path(astrozoo.__file__).parent
@@ -98,9 +98,32 @@ def test_name_of_an_official_plugin_answers_with_the_install_command(name, distr
         astrozoo.create_model(name)
 
 
+def test_nearly_the_name_of_an_official_plugin_answers_with_both():
+    if "gcn_small" in astrozoo.list_models():
+        pytest.skip("astrozoo-graph is installed here")
+    with pytest.raises(
+        UnknownModelError, match=r"mean 'gcn_small'.* belongs to astrozoo-graph.* pip install astrozoo-graph"
+    ):
+        astrozoo.create_model("gcn_smal")
+
+
+def test_install_command_is_given_for_the_right_kind_of_name_only():
+    with pytest.raises(UnknownModelError) as model:
+        astrozoo.create_model("xformers")
+    with pytest.raises(UnknownModelError) as attention:
+        astrozoo.create_attention("gcn_small", dim=4, num_heads=1)
+    assert "pip install" not in f"{model.value} {attention.value}"
+
+
+@pytest.mark.parametrize("name", ["CUBE_UNET_NANO", "cube-unet-nano", "astrozoo/cube_unet_nan"])
+def test_other_spellings_of_a_name_are_recognised(name):
+    with pytest.raises(UnknownModelError, match="Did you mean 'cube_unet_nano'"):
+        astrozoo.create_model(name)
+
+
 def test_table_of_official_names_is_that_of_the_catalogue():
     expected = {row["name"]: row["distribution"] for row in TABLE if row["distribution"] != "astrozoo"}
-    assert {name: home for name, home in official_names().items() if home in MODELS} == expected
+    assert official_names("model") == expected
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -139,6 +162,13 @@ def test_catalogue_text_is_canonical():
     assert dumps(catalog.models.values(), catalog.attention.values()) == text, "run `make catalog`"
 
 
+def test_catalogue_holds_nothing_that_the_code_lacks(found):
+    catalog = parse((PACKAGE / "catalog.json").read_text())
+    assert set(catalog.models) == {variant.name for variant in found.models.values()}, "run `make catalog`"
+    fresh = {implementation.spec.name: implementation.spec for implementation in found.attention.values()}
+    assert catalog.attention == parse(dumps([], fresh.values())).attention, "run `make catalog`"
+
+
 def test_plugin_catalogue_is_written_and_then_read_without_importing_the_plugin(install):
     groups = {
         "astrozoo.models": {"line_nano": "written.line:line_nano"},
@@ -159,6 +189,14 @@ def test_plugin_catalogue_is_written_and_then_read_without_importing_the_plugin(
     assert "written.line" not in sys.modules
 
 
+def test_catalogue_is_never_written_outside_the_package(install):
+    groups = {"astrozoo.models": {"line_nano": "escape:line_nano"}, "astrozoo.catalog": {"x": "escape:../catalog.json"}}
+    folder = install("escape", groups, {"escape/__init__.py": FAMILY})
+    with pytest.raises(PluginError, match=r"'escape:\.\./catalog\.json' is not `top_level_package:file\.json`"):
+        write_catalogue("escape")
+    assert not (folder / "catalog.json").exists()
+
+
 def test_catalogue_of_what_is_not_installed_is_refused():
     with pytest.raises(PluginError, match="astrozoo-nothing"):
         write_catalogue("astrozoo-nothing")
@@ -175,6 +213,23 @@ def test_hook_documents_every_argument(hook):
         assert f"    {name}: " in documentation
         assert parameter.annotation is not inspect.Parameter.empty
     assert signature.return_annotation is not inspect.Signature.empty
+
+
+PROTOCOLS = [
+    value
+    for value in vars(hookspecs).values()
+    if getattr(value, "_is_protocol", False) and value.__module__ == hookspecs.__name__
+]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
+def test_what_hooks_return_documents_every_attribute_and_argument(protocol):
+    documentation = inspect.getdoc(protocol)
+    for name in protocol.__annotations__:
+        assert f"    {name}: " in documentation
+    for method in (value for name, value in vars(protocol).items() if inspect.isfunction(value) and name[0] != "_"):
+        for name in list(inspect.signature(method).parameters)[1:]:
+            assert f"    {name}: " in inspect.getdoc(method), f"{protocol.__name__}.{method.__name__}"
 
 
 words = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=8)
