@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = Output(stdout)
     try:
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # building the parser may import a plugin
+            with contextlib.redirect_stdout(sys.stderr), _short_warnings():  # the parser may import a plugin
                 parser = build_parser(_words_to_complete() or arguments)
             _complete(parser)
             args = parser.parse_args(arguments)
@@ -150,7 +150,7 @@ def _add_plugin_commands(parser: argparse.ArgumentParser, commands: Any, chosen:
 
     def run(args: argparse.Namespace, out: Output) -> int:
         with contextlib.redirect_stdout(out.stream):  # what the command itself prints is its result
-            return command.run(args)
+            return command.run(args) or 0  # as Python does at exit, where a function returns nothing
 
     own = commands.add_parser(chosen, help=command.help, description=command.help)
     command.add_arguments(own)

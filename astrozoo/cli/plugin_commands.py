@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
+from typing import Any
 
 from astrozoo.cli.app import COMMANDS
-from astrozoo.errors import AstrozooPluginWarning
-from astrozoo.registry import plugin_manager
+from astrozoo.registry import current, plugin_manager
 from astrozoo.registry.hookspecs import CliCommand
 
 __all__ = ["plugin_commands"]
 
 
 def plugin_commands() -> dict[str, CliCommand]:
-    """Commands by name. Built-in names stay ours, and the first plugin keeps a name; others are reported."""
-    answers: Iterable[Iterable[CliCommand]] = plugin_manager().hook.astrozoo_cli_commands()
+    """Commands by name. Built-in names stay ours, and the first plugin by name keeps one; others are reported."""
     commands: dict[str, CliCommand] = {}
-    for command in (command for answer in answers for command in answer):
-        if command.name in COMMANDS or command.name in commands:
-            owner = "astrozoo" if command.name in COMMANDS else "another plugin"
-            warnings.warn(
-                f"The command {command.name!r} of {type(command).__module__} is left out: it belongs to {owner}.",
-                AstrozooPluginWarning,
-                stacklevel=2,
-            )
-        else:
-            commands[command.name] = command
+    owners = dict.fromkeys(COMMANDS, "astrozoo")
+    # One implementation after the other, in pluggy's order, to know whose command it is.
+    for implementation in reversed(plugin_manager().hook.astrozoo_cli_commands.get_hookimpls()):
+        distribution = implementation.plugin_name.partition(":")[0]
+        answer: Any = implementation.function()
+        for command in answer or ():
+            if command.name in owners:
+                owner = owners[command.name]
+                current().report(distribution, f"command {command.name!r} is left out: it belongs to {owner}")
+            else:
+                owners[command.name] = distribution
+                commands[command.name] = command
     return commands

@@ -157,7 +157,7 @@ def test_a_plugin_adds_a_command(fresh, distribution):
     result = fresh("orbit", "4", path=[folder])
     assert (result.status, result.out) == (3, "8.00 years\n")
     assert "noise of a plugin" in result.err
-    assert "The command 'list' of orbits is left out: it belongs to astrozoo." in result.err
+    assert "warning: Plugin orbits 1.2.3: command 'list' is left out: it belongs to astrozoo" in result.err
     assert "Say the period of an orbit." in fresh("orbit", "--help", path=[folder]).out
     assert fresh("plugins", "--load", "--json", path=[folder]).json["commands"] == {
         "orbit": "Say the period of an orbit."

@@ -107,6 +107,31 @@ def test_a_broken_plugin_is_reported_with_its_reason(fresh, distribution):
     assert "No module named 'no_such_star'" in row
 
 
+def test_models_of_a_plugin_without_catalogue_are_listed_without_importing_it(fresh, distribution):
+    entries = {
+        "astrozoo.models": {"sad_model": "sad:sad_model"},
+        "astrozoo.attention": {"sad_glance": "sad:sad_glance"},
+    }
+    folder = distribution("sad", "import no_such_star", entries)
+    for options, name in ((), "sad_model"), (("--attentions",), "sad_glance"):
+        result = fresh("list", *options, path=[folder])
+        assert (result.status, result.err) == (0, "")
+        assert f"`astrozoo info {name}` imports it" in result.out
+        row = next(row for row in fresh("list", "--json", *options, path=[folder]).json if row["name"] == name)
+        assert row["distribution"] == "sad"
+        assert row.get("domain") is None
+    told = fresh("info", "sad_model", path=[folder])
+    assert told.status == 1
+    assert "No module named 'no_such_star'" in told.err
+
+
+def test_filters_of_models_are_refused_with_attentions(astrozoo):
+    result = astrozoo("list", "--attentions", "--domain", "cube", "--max-params", "5M")
+    assert result.status == 1
+    assert "--domain, --max-params" in result.err
+    assert astrozoo("list", "--attentions", "--plugin", "astrozoo", "--names").status == 0
+
+
 def test_a_blocked_plugin_is_reported_as_blocked(fresh, distribution):
     folder = distribution("sad", "import no_such_star", {"astrozoo.models": {"sad_model": "sad:sad_model"}})
     result = fresh("plugins", "--load", "--json", path=[folder], env={"ASTROZOO_DISABLE_PLUGINS": "sad"})

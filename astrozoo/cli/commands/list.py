@@ -4,6 +4,9 @@ Examples:
   astrozoo list 'cube_*' --task field_regression --max-params 10M
   astrozoo list --capability export --names | xargs -n 1 astrozoo check
   astrozoo list --attentions
+
+Nobody's code is imported to list it. Of a plugin without a catalogue only names are known here; `astrozoo info NAME`
+imports the one model and tells the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +17,10 @@ from typing import Any
 from astrozoo.bench.units import format_count
 from astrozoo.cli.arguments import count
 from astrozoo.cli.output import Output
+from astrozoo.errors import ConfigError
+from astrozoo.registry import current, list_attentions, list_models
+from astrozoo.registry.discovery import ATTENTION, MODELS
+from astrozoo.registry.spec import ModelSpec
 
 _FILTERS = {
     "domain": "kind of data, such as cube or light_curve",
@@ -23,8 +30,9 @@ _FILTERS = {
     "license": "SPDX identifier, such as Apache-2.0",
     "capability": "compile, export, grad_checkpointing, features, bfloat16 or float16",
     "attention": "models that take this attention",
-    "plugin": "distribution that offers the model",
+    "plugin": "distribution that offers it",
 }
+_UNDESCRIBED = "no catalogue describes it; `astrozoo info {}` imports it and tells"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,32 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """Print the rows that pass every filter."""
-    if args.attentions:
-        return _list_attentions(args, out)
-    from astrozoo.registry import list_models, model_info
-
     filters: dict[str, Any] = {name: getattr(args, name) for name in _FILTERS if getattr(args, name) is not None}
     if args.max_params is not None:
         filters["max_params"] = args.max_params
     if args.pretrained:
         filters["pretrained"] = True
+    if args.attentions:
+        return _list_attentions(args.pattern, filters, args.names, out)
     names = list_models(args.pattern, **filters)
     if args.names:
         return _print_names(names, out)
-    specs = [model_info(name) for name in names]
-    rows: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "family": spec.family,
-            "domain": spec.domain,
-            "task": spec.task,
-            "size": spec.size,
-            "parameters": spec.costs.parameters if spec.costs else None,
-            "summary": spec.summary,
-            "distribution": spec.distribution,
-        }
-        for name, spec in zip(names, specs, strict=True)
-    ]
+    rows = [_row(name, *_known(MODELS, name)) for name in names]
     if out.as_json:
         out.document(rows)
     elif rows:
@@ -75,7 +68,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
                 row["domain"],
                 row["task"],
                 "" if row["parameters"] is None else format_count(row["parameters"]),
-                row["summary"],
+                row["summary"] or _UNDESCRIBED.format(row["name"]),
             )
             for row in rows
         ]
@@ -85,17 +78,46 @@ def run(args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _list_attentions(args: argparse.Namespace, out: Output) -> int:
-    from astrozoo.registry import attention_info, list_attentions
+def _known(group: str, name: str) -> tuple[str, Any]:
+    """The distribution of a listed name, and its spec, or None where that would have to be imported."""
+    registry = current()
+    entry = registry.indices[group].listed[name]
+    return entry.distribution, registry.known_spec(group, entry)
 
-    names = list_attentions(args.pattern)
-    if args.names:
+
+def _row(name: str, distribution: str, spec: ModelSpec | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "family": spec and spec.family,
+        "domain": spec and spec.domain,
+        "task": spec and spec.task,
+        "size": spec and spec.size,
+        "parameters": spec.costs.parameters if spec and spec.costs else None,
+        "summary": spec and spec.summary,
+        "distribution": distribution,
+    }
+
+
+def _list_attentions(pattern: str | None, filters: dict[str, Any], bare: bool, out: Output) -> int:
+    plugin = filters.pop("plugin", None)
+    if filters:
+        flags = ", ".join("--" + name.replace("_", "-") for name in filters)
+        raise ConfigError(f"{flags} filters models; with --attentions only a pattern and --plugin do.")
+    names = list_attentions(pattern, plugin=plugin)
+    if bare:
         return _print_names(names, out)
-    specs = [attention_info(name) for name in names]
+    specs = [(name, *_known(ATTENTION, name)) for name in names]
     if out.as_json:
-        out.document([spec.to_dict() for spec in specs])
+        out.document(
+            [{**(spec.to_dict() if spec else {}), "name": name, "distribution": home} for name, home, spec in specs]
+        )
     elif specs:
-        rows = [(spec.name, spec.summary, spec.exactness, spec.cost, ", ".join(spec.masks)) for spec in specs]
+        rows = [
+            (name, spec.summary, spec.exactness, spec.cost, ", ".join(spec.masks))
+            if spec
+            else (name, _UNDESCRIBED.format(name), "", "", "")
+            for name, _, spec in specs
+        ]
         out.table(("name", "computes", "exactness", "cost", "masks"), rows)
     else:
         out.line("no attention matches.")
