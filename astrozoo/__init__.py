@@ -7,7 +7,8 @@
     batch = astrozoo.example_batch(model)
     y = model(**batch.inputs)
 
-Everything is imported on first use: `import astrozoo` and listing import neither torch nor numpy.
+Everything is imported on first use, subpackages such as `astrozoo.data` and `astrozoo.testing` too: `import astrozoo`
+and listing import neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ from typing import TYPE_CHECKING, Any
 from astrozoo._version import __version__
 
 if TYPE_CHECKING:
+    from astrozoo import data as data
+    from astrozoo import errors as errors
+    from astrozoo import models as models
+    from astrozoo import nn as nn
+    from astrozoo import objectives as objectives
+    from astrozoo import registry as registry
+    from astrozoo import testing as testing
+    from astrozoo import training as training
+    from astrozoo import weights as weights
     from astrozoo.batch import Batch
     from astrozoo.errors import (
         AmbiguousNameError,
@@ -60,6 +70,7 @@ _HOMES = {
     "astrozoo.training": ("TrainConfig", "evaluate", "predict", "train"),
     "astrozoo.weights": ("download", "load_model", "push_model", "save_model"),
 }
+_SUBPACKAGES = ("data", "errors", "models", "nn", "objectives", "registry", "testing", "training", "weights")
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -98,15 +109,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use (PEP 562)."""
+    """Import a public name from its module, or a subpackage, on first use (PEP 562)."""
     from importlib import import_module
 
     if name in _HOME:
         value = getattr(import_module(_HOME[name]), name)
         globals()[name] = value
         return value
+    if name in _SUBPACKAGES:
+        return import_module(f"astrozoo.{name}")
     raise AttributeError(f"module 'astrozoo' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_SUBPACKAGES})
