@@ -15,6 +15,7 @@ from astrozoo.errors import ConfigError, PluginError
 from astrozoo.module import ZooModel
 from astrozoo.registry.family import Variant
 from astrozoo.registry.names import suggest
+from astrozoo.registry.origin import with_origin
 
 __all__ = ["create_attention", "create_model", "example_batch"]
 
@@ -57,13 +58,13 @@ def create_model(
     if pretrained:
         from astrozoo import weights
 
-        wanted = config if overrides else None  # without overrides the weights bring their own configuration
-        model = weights.load_pretrained(variant, pretrained, config=wanted, device=device, dtype=dtype)
+        # the weights bring their own configuration, of which overrides replace fields
+        model = weights.load_pretrained(variant, pretrained, device=device, dtype=dtype, **overrides)
     else:
         model = variant.build(config, device=device, dtype=dtype)
     if not isinstance(model, ZooModel):
         raise PluginError(f"{name!r} built a {type(model).__name__}; every model must derive from astrozoo.ZooModel.")
-    model.spec = _with_origin(name, variant, model)
+    model.spec = with_origin(model.spec or variant.spec(model.config), name)
     hooks.astrozoo_after_create(model=model)
     return model
 
@@ -142,11 +143,3 @@ def _checked_attention(variant: Variant, attention: str) -> str:
         f"{variant.name} cannot use attention {attention!r}.{suggest(attention, family.attentions)} "
         f"It takes {', '.join(family.attentions)}."
     )
-
-
-def _with_origin(name: str, variant: Variant, model: ZooModel) -> Any:
-    """The model's spec with who ships it; costs stay only where the configuration is the one that was measured."""
-    listed = registry.model_info(name)
-    spec = model.spec or variant.spec(model.config)
-    measured = listed.costs if dict(spec.config) == dict(listed.config) else None
-    return dataclasses.replace(spec, distribution=listed.distribution, version=listed.version, costs=measured)

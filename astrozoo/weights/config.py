@@ -4,8 +4,10 @@
      "files": {"model.safetensors": {"bytes": 1234, "sha256": "..."}},
      "preprocessing": {...} or null, "provenance": {...}, "versions": {"astrozoo": "0.1.0", "torch": "2.11.0"}}
 
-`dtypes` lists tensors whose floating dtype is not `dtype`, `tied` names that share the tensor of another name. A file
-names a registry name, never a module path, and nothing in it is executed.
+`dtypes` lists tensors whose floating dtype is not `dtype`, `tied` names that share the tensor of another name,
+`layouts` tensors whose dims do not lie in the usual order in memory (channels last, transposed): kernels sum in that
+order, so it decides the last bits of outputs. A file names a registry name, never a module path, and nothing in it is
+executed.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class SavedModel:
         dtype: Floating dtype of the weights, such as `float32`; None when the file does not say.
         dtypes: By tensor name: floating dtypes that differ from `dtype`.
         tied: By tensor name: the name under which a shared tensor is stored.
+        layouts: By tensor name: its dims from the outermost to the innermost in memory, where that is not their order.
         files: By file name: `bytes` and `sha256`.
         preprocessing, provenance: As on `ZooModel`.
         versions: By distribution, as installed when the model was saved.
@@ -46,6 +49,7 @@ class SavedModel:
     dtype: str | None = None
     dtypes: dict[str, str] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
+    layouts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     preprocessing: dict[str, Any] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -54,7 +58,7 @@ class SavedModel:
     def to_dict(self) -> dict[str, Any]:
         """The file's contents, `format` first; empty entries that only say "nothing special" are left out."""
         values = asdict(self)
-        for name in ("dtypes", "tied"):
+        for name in ("dtypes", "tied", "layouts"):
             if not values[name]:
                 del values[name]
         return {"format": values.pop("format"), **values}
@@ -66,10 +70,18 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "dtype": (str, type(None)),
     "dtypes": dict,
     "tied": dict,
+    "layouts": dict,
     "files": dict,
     "preprocessing": (dict, type(None)),
     "provenance": dict,
     "versions": dict,
+}
+# What the values of these entries are.
+_VALUES: Mapping[str, tuple[type, str]] = {
+    "dtypes": (str, "the name of a dtype"),
+    "tied": (str, "the name of a tensor"),
+    "layouts": (list, "the order of its dims"),
+    "files": (dict, "its size and digest"),
 }
 
 
@@ -101,12 +113,17 @@ def read_config(path: Path) -> SavedModel:
             raise WeightsError(f"{path}: {name!r} is {values[name]!r}, which is not what format {FORMAT} has there.")
     if "config" not in values:
         raise WeightsError(f"{path} has no 'config'; save or download the model again.")
-    for file, facts in values.get("files", {}).items():
-        if not isinstance(facts, dict):
-            raise WeightsError(f"{path}: 'files' has {facts!r} for {file!r}, expected its size and digest.")
+    for entry, (kind, expected) in _VALUES.items():
+        for name, value in values.get(entry, {}).items():
+            if not isinstance(value, kind):
+                raise WeightsError(f"{path}: {entry!r} has {value!r} for {name!r}, expected {expected}.")
     known = {item.name for item in fields(SavedModel)}
     saved = {name: value for name, value in values.items() if name in known}
-    saved["config"] = {name: _tuples(value) for name, value in saved["config"].items()}
+    try:
+        for entry in ("config", "layouts"):
+            saved[entry] = {name: _tuples(value) for name, value in saved.get(entry, {}).items()}
+    except RecursionError as error:
+        raise WeightsError(f"{path} nests lists too deeply to be a configuration.") from error
     return SavedModel(**saved)
 
 

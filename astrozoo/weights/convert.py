@@ -17,11 +17,9 @@ from torch import Tensor
 
 from astrozoo import registry
 from astrozoo.errors import WeightsError
-from astrozoo.weights.files import damaged, read_tensors
-from astrozoo.weights.load import plan_or_refuse
+from astrozoo.weights.files import damaged, dtype_text, read_tensors
 from astrozoo.weights.mismatch import Mismatch
 from astrozoo.weights.save import save_model, sha256_of
-from astrozoo.weights.sources import LocalPlace
 
 __all__ = ["convert"]
 
@@ -55,20 +53,34 @@ def convert(file: str | os.PathLike[str], out: str | os.PathLike[str], *, name: 
     converted = registry.plugin_manager().hook.astrozoo_convert_state_dict(spec=model.spec, state_dict=foreign)
     own = model.state_dict()
     tensors = dict(converted) if converted is not None else _unwrap(foreign, set(own))
-    mismatch = Mismatch(
-        missing={key: tuple(tensor.shape) for key, tensor in own.items() if key not in tensors},
-        unexpected={key: tuple(tensor.shape) for key, tensor in tensors.items() if key not in own},
-        shapes={
-            key: (tuple(tensor.shape), tuple(own[key].shape))
-            for key, tensor in tensors.items()
-            if key in own and tensor.shape != own[key].shape
-        },
-    )
+    mismatch = _compare(own, tensors)
     if mismatch:
-        plan_or_refuse(mismatch, model, LocalPlace(file), adapt=False)
+        raise WeightsError(
+            f"The weights in {file} do not fit {name}:\n{mismatch.table()}\nConfiguration fields (--set FIELD=VALUE) "
+            f"change the model's shapes; a plugin with the hook astrozoo_convert_state_dict renames tensors."
+        )
     model.load_state_dict(tensors, assign=True)
     model.provenance = {"converted_from": file.name, "converted_from_sha256": sha256_of(file)}
     return save_model(model, out)
+
+
+def _compare(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Mismatch:
+    """What does not fit. Floating dtypes may differ: the checkpoint's are kept."""
+    both = {key: (tensor, own[key]) for key, tensor in tensors.items() if key in own}
+    return Mismatch(
+        missing={key: tuple(tensor.shape) for key, tensor in own.items() if key not in tensors},
+        unexpected={key: tuple(tensor.shape) for key, tensor in tensors.items() if key not in own},
+        shapes={
+            key: (tuple(tensor.shape), tuple(expected.shape))
+            for key, (tensor, expected) in both.items()
+            if tensor.shape != expected.shape
+        },
+        dtypes={
+            key: (dtype_text(tensor.dtype), dtype_text(expected.dtype))
+            for key, (tensor, expected) in both.items()
+            if tensor.dtype != expected.dtype and not (tensor.is_floating_point() and expected.is_floating_point())
+        },
+    )
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -4,6 +4,11 @@
 what was there before. `write_tensors` and `read_tensors` speak safetensors; reading maps the file into memory, so a
 tensor costs no memory of its own until somebody writes to it. Nothing here ever unpickles.
 
+Matrix kernels may sum in another order when a matrix does not start at a multiple of 16 bytes (64 is the most that
+kernels care about, and what torch's own memory has), and a mapped tensor starts where the file has it. So files are
+written with tensors at such addresses as far as the format allows, and what is not aligned even so is copied when it is
+read: the same weights give the same bits.
+
 A folder that exists cannot be replaced in one step on every file system, and it may hold files of other people. So new
 files are gathered in a hidden folder inside it, which one rename marks as committed; only then are they moved to their
 places. `find_file` looks into a committed folder first, and the next write finishes the moves, so that at every moment
@@ -14,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -25,12 +31,32 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from astrozoo.errors import WeightsError
 
-__all__ = ["atomic_folder", "atomic_write", "find_file", "open_tensors", "read_tensors", "write_tensors"]
+__all__ = [
+    "DTYPES",
+    "aligned",
+    "atomic_folder",
+    "atomic_write",
+    "dtype_text",
+    "find_file",
+    "open_tensors",
+    "read_tensors",
+    "save_file",
+    "write_tensors",
+]
+
+# What safetensors calls the dtypes that torch has too.
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64, "BOOL": torch.bool,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
+}  # fmt: skip
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_ALIGNMENT = 64  # bytes, as torch allocates on the CPU
 
 _COMMITTED = ".astrozoo-committed"
 _STAGING = ".astrozoo-saving-"
@@ -180,13 +206,13 @@ def write_tensors(
         WeightsError: A value is no tensor that a file can hold, or the file could not be written.
     """
     with atomic_write(path) as temporary:
-        _save(_storable(tensors), temporary, dict(metadata or {}))
+        save_file(_storable(tensors), temporary, dict(metadata or {}))
 
 
 def read_tensors(
     path: str | os.PathLike[str], *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """All tensors of a safetensors file; on the CPU they are views of the mapped file.
+    """All tensors of a safetensors file; on the CPU they are views of the mapped file, where that aligns them.
 
     Raises:
         WeightsError: The file is missing, damaged or a pickle.
@@ -195,8 +221,13 @@ def read_tensors(
         tensors = {}
         for name in file.keys():  # noqa: SIM118  a reader, not a dict
             tensor = file.get_tensor(name)
-            tensors[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+            tensors[name] = aligned(tensor.to(device, dtype if tensor.is_floating_point() else None))
         return tensors
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where its memory does not start at such an address as torch's own."""
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 
 @contextlib.contextmanager
@@ -237,7 +268,13 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             )
         if hasattr(value, "full_tensor"):  # DTensor: this process holds only a part of it
             raise WeightsError(f"{name!r} is sharded over processes; gather a full state dict and save that.")
-        tensor = value.detach().cpu().contiguous()
+        if value.dtype not in _DTYPE_NAMES:
+            raise WeightsError(
+                f"{name!r} has dtype {dtype_text(value.dtype)}, which a safetensors file cannot hold; "
+                f"it holds {', '.join(dtype_text(dtype) for dtype in DTYPES.values())}."
+            )
+        # conjugation and negation may be pending: memory does not show them yet
+        tensor = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
         storage = tensor.untyped_storage().data_ptr()
         if storage in storages and tensor.numel():
             tensor = tensor.clone()
@@ -246,16 +283,38 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return storable
 
 
+def dtype_text(dtype: torch.dtype) -> str:
+    """`float32` for `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def _kind(value: object) -> str:
     return f"a {value.layout} tensor" if isinstance(value, Tensor) else f"of type {type(value).__name__}"
 
 
-def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    # "format": "pt" is what transformers and the Hub look for
-    try:
-        save_file(tensors, path, metadata={"format": "pt", **metadata})
-    except SafetensorError as error:  # the writer wraps the operating system's error in its own
-        raise OSError(str(error).removeprefix("Error while serializing: I/O error: ")) from error
+def save_file(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the safetensors format: the header's length, the header as JSON padded with blanks, then bare bytes.
+
+    The format has no gaps between tensors. With those first whose size is divided by the largest power of two, each
+    starts at a multiple of that power: a matrix of whole 64-byte blocks at a multiple of 64, whatever its neighbours.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}  # what transformers and the Hub look for
+    order = sorted(tensors, key=lambda name: (-math.gcd(tensors[name].nbytes, _ALIGNMENT), name))
+    end = 0
+    for name in order:
+        tensor, start = tensors[name], end
+        end += tensor.nbytes
+        header[name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------

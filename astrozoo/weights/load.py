@@ -18,25 +18,34 @@ import torch
 from torch import Tensor, nn
 
 from astrozoo import registry
-from astrozoo.errors import AstrozooError, WeightsError
+from astrozoo.errors import AmbiguousNameError, AstrozooError, UnknownModelError, WeightsError
 from astrozoo.module import ZooModel
 from astrozoo.registry.family import Variant
+from astrozoo.registry.origin import with_origin
 from astrozoo.weights.adapt import Adaptation, plan_adaptation, refit_channels
 from astrozoo.weights.config import CONFIG_FILE, SavedModel, read_config
-from astrozoo.weights.files import open_tensors
+from astrozoo.weights.files import DTYPES, aligned, dtype_text, open_tensors
 from astrozoo.weights.fresh import SkipMetaInit, initialise_only
 from astrozoo.weights.mismatch import Mismatch
 from astrozoo.weights.save import INDEX_FILE, WEIGHTS_FILE
 from astrozoo.weights.sources import Place, locate, refuse_pickle, verify
 
-__all__ = ["load_model", "load_place", "plan_or_refuse", "read_saved", "weight_files"]
+__all__ = ["WeightFiles", "load_model", "load_place", "read_saved", "weight_files"]
 
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64, "BOOL": torch.bool,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
-}  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class WeightFiles:
+    """The files that hold the weights of a place.
+
+    Attributes:
+        paths: Safetensors files by the names they were saved under; a source may keep them under others.
+        index: For shards: the file that says which tensor is in which.
+        by_tensor: For shards: what it says.
+    """
+
+    paths: dict[str, Path]
+    index: Path | None = None
+    by_tensor: dict[str, Path] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,9 @@ def load_model(
 
     On the CPU, weights are views of the mapped file: loading costs little time and no memory of its own, and pages that
     are written to (in training, say) become private copies. The file itself is never changed, and must not be changed
-    by others while the model lives; saving again into the same folder is safe.
+    by others while the model lives; saving again into the same folder is safe. Copied are only weights that would give
+    other bits where they lie in the file: those of another layout, such as channels last, and in files of other
+    libraries those that are not aligned.
 
     Args:
         path_or_id: Folder that `save_model` wrote, `hf://org/name@revision`, a bare Hub id `org/name`, or the address
@@ -89,14 +100,13 @@ def load_place(
     place: Place,
     *,
     variant: Variant | None = None,
-    config: Any = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     adapt: bool = False,
     verify_files: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> ZooModel:
-    """Load from a place; `variant` and `config` replace what its `config.json` says.
+    """Load from a place, whose `config.json` must name `variant` where that is given.
 
     Raises:
         WeightsError, UnknownModelError, ConfigError: As for `load_model`.
@@ -105,12 +115,13 @@ def load_place(
     if variant is not None and variant.name != saved.name:
         raise WeightsError(f"{place.label} holds a {saved.name}, not a {variant.name}; load that model instead.")
     with _prefixed(f"{place.label}/{CONFIG_FILE}"):
-        variant = variant or registry.load_variant(saved.name)
-        if config is None:
-            config = variant.config(**{**saved.config, **(overrides or {})})
-    files, weight_map = weight_files(place)
+        name = _registry_name(saved)
+        variant = variant or registry.load_variant(name)
+        config = variant.config(**{**saved.config, **(overrides or {})})
+    files = weight_files(place, saved)
     _check_files(files, saved, place, verify_files)
-    stored = _headers(files, weight_map)
+    stored = _headers(files)
+    _check_layouts(saved, stored, place)
 
     def build(device: str) -> ZooModel:
         return variant.build(config, device=device, dtype=dtype or _main_dtype(saved, stored))
@@ -125,19 +136,19 @@ def load_place(
     mismatch, origin = _compare(expected, groups, stored, saved)
     plan = Adaptation()
     if mismatch:
-        plan = plan_or_refuse(mismatch, model, place, adapt)
+        plan = _plan_or_refuse(mismatch, model, place, adapt)
     own_dtype = {name: tensor.dtype for name, tensor in expected.items() if isinstance(tensor, Tensor)}
     random_state = contextlib.nullcontext() if plan.fresh else torch.random.fork_rng(devices=[])
     with random_state:  # loading alone draws no random numbers, so it must not disturb those of the user
         fresh = initialise_only(model, plan.fresh, target, build)
-    tensors = _read(origin, plan, stored, target, own_dtype if dtype is not None else {})
+    tensors = _read(origin, plan, stored, target, own_dtype if dtype is not None else {}, saved.layouts)
     tensors.update(fresh)
     model.load_state_dict(tensors, strict=False, assign=True)
     _retie(model, groups)
     left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     if left and target.type != "meta":
         raise WeightsError(f"{place.label} left {', '.join(left)} of {saved.name} without values.")
-    model.spec = _with_origin(model, variant)
+    model.spec = with_origin(model.spec or variant.spec(config), name)
     model.preprocessing, model.provenance = saved.preprocessing, dict(saved.provenance)
     if mismatch:
         model.provenance["adapted"] = plan.to_dict()
@@ -162,28 +173,31 @@ def read_saved(place: Place) -> SavedModel:
     )
 
 
-def weight_files(place: Place) -> tuple[list[Path], dict[str, Path] | None]:
-    """The files that hold the weights, and for shards which tensor is in which."""
-    single = place.find(WEIGHTS_FILE)
+def weight_files(place: Place, saved: SavedModel) -> WeightFiles:
+    """The files that hold the weights: one, or shards.
+
+    The configuration says which it wrote: a repository may still hold what an earlier push put there.
+    """
+    sharded = INDEX_FILE in saved.files and WEIGHTS_FILE not in saved.files
+    single = None if sharded else place.find(WEIGHTS_FILE)
     if single is not None:
-        return [single], None
+        return WeightFiles({WEIGHTS_FILE: single})
     index = place.find(INDEX_FILE)
     if index is None:
         if (pickle := place.find("pytorch_model.bin")) is not None:
             refuse_pickle(pickle)
-        raise WeightsError(
-            f"{place.label} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; save or download the model again."
-        )
-    files: dict[str, Path] = {}
-    weight_map = {}
+        wanted = f"no {INDEX_FILE}" if sharded else f"neither {WEIGHTS_FILE} nor {INDEX_FILE}"
+        raise WeightsError(f"{place.label} has {wanted}; save or download the model again.")
+    shards: dict[str, Path] = {}
+    by_tensor = {}
     for tensor, name in _read_index(index).items():
-        if name not in files:
+        if name not in shards:
             shard = place.find(name)
             if shard is None:
                 raise WeightsError(f"{index} names the shard {name!r}, which {place.label} does not have; copy it too.")
-            files[name] = shard
-        weight_map[tensor] = files[name]
-    return list(files.values()), weight_map
+            shards[name] = shard
+        by_tensor[tensor] = shards[name]
+    return WeightFiles(shards, index, by_tensor)
 
 
 def _read_index(index: Path) -> dict[str, str]:
@@ -209,9 +223,10 @@ def _read_index(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _check_files(files: list[Path], saved: SavedModel, place: Place, verify_files: bool) -> None:
-    for path in files:
-        facts = saved.files.get(path.name, {})
+def _check_files(files: WeightFiles, saved: SavedModel, place: Place, verify_files: bool) -> None:
+    index = {} if files.index is None else {INDEX_FILE: files.index}
+    for name, path in {**index, **files.paths}.items():
+        facts = saved.files.get(name, {})
         size, expected = path.stat().st_size, facts.get("bytes", None)
         if expected is not None and size != expected:
             raise WeightsError(
@@ -220,25 +235,35 @@ def _check_files(files: list[Path], saved: SavedModel, place: Place, verify_file
             )
         if verify_files:
             if not isinstance(facts.get("sha256"), str):
-                raise WeightsError(f"{CONFIG_FILE} of {place.label} has no sha256 of {path.name} to verify it with.")
-            verify(path, facts["sha256"], f"{path.name} of {place.label}")
+                raise WeightsError(f"{CONFIG_FILE} of {place.label} has no sha256 of {name} to verify it with.")
+            verify(path, facts["sha256"], f"{name} of {place.label}")
 
 
-def _headers(files: list[Path], weight_map: dict[str, Path] | None) -> dict[str, _Stored]:
+def _headers(files: WeightFiles) -> dict[str, _Stored]:
     stored: dict[str, _Stored] = {}
-    for path in files:
+    for path in files.paths.values():
         with open_tensors(path) as file:
             for name in file.keys():  # noqa: SIM118  a reader, not a dict
                 if name in stored:
                     raise WeightsError(f"{name!r} is in {stored[name].file} and in {path}; save the model again.")
                 view = file.get_slice(name)
-                if view.get_dtype() not in _DTYPES:
+                if view.get_dtype() not in DTYPES:
                     raise WeightsError(f"{name!r} in {path} has dtype {view.get_dtype()}, which torch does not have.")
-                stored[name] = _Stored(path, tuple(view.get_shape()), _DTYPES[view.get_dtype()])
-    for name, path in (weight_map or {}).items():
+                stored[name] = _Stored(path, tuple(view.get_shape()), DTYPES[view.get_dtype()])
+    for name, path in files.by_tensor.items():
         if name not in stored or stored[name].file != path:
             raise WeightsError(f"The index says that {name!r} is in {path}, but it is not; save or download again.")
     return stored
+
+
+def _check_layouts(saved: SavedModel, stored: dict[str, _Stored], place: Place) -> None:
+    for name, order in saved.layouts.items():
+        dims = len(stored[name].shape) if name in stored else len(order)
+        if not all(isinstance(dim, int) for dim in order) or sorted(order) != list(range(dims)):
+            raise WeightsError(
+                f"{CONFIG_FILE} of {place.label} has the layout {list(order)} for {name!r}, expected an order of its "
+                f"{dims} dims; save or download the model again."
+            )
 
 
 def _read(
@@ -247,8 +272,9 @@ def _read(
     stored: dict[str, _Stored],
     device: torch.device,
     dtypes: Mapping[str, torch.dtype],
+    layouts: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Tensor]:
-    """Tensors by name in the model, moved and converted one at a time."""
+    """Tensors by name in the model, moved, converted and laid out one at a time."""
     by_file: dict[Path, list[str]] = {}
     for name, source in origin.items():
         if name not in plan.fresh:
@@ -263,8 +289,15 @@ def _read(
                     raise WeightsError(f"{origin[name]!r} in {path} cannot be read: {error}") from error
                 if name in plan.refit:
                     tensor = refit_channels(tensor, plan.refit[name][1])
-                tensors[name] = tensor.to(device, dtypes.get(name))
+                tensor = tensor.to(device, dtypes.get(name))
+                order = layouts.get(origin[name])
+                tensors[name] = aligned(tensor) if order is None or name in plan.refit else _laid_out(tensor, order)
     return tensors
+
+
+def _laid_out(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
+    """A copy whose dims lie in memory in this order, outermost first."""
+    return torch.empty_permuted(tensor.shape, order, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 # -- fit ---------------------------------------------------------------------------------------------------------------
@@ -302,11 +335,11 @@ def _compare(
         entry = stored[source]
         if entry.shape != tuple(tensor.shape):
             mismatch.shapes[name] = (entry.shape, tuple(tensor.shape))
-        wanted = _text(tensor.dtype)
+        wanted = dtype_text(tensor.dtype)
         if tensor.is_floating_point() and entry.dtype.is_floating_point:
-            wanted = saved.dtypes.get(source, saved.dtype) or _text(entry.dtype)
-        if _text(entry.dtype) != wanted:
-            mismatch.dtypes[name] = (_text(entry.dtype), wanted)
+            wanted = saved.dtypes.get(source, saved.dtype) or dtype_text(entry.dtype)
+        if dtype_text(entry.dtype) != wanted:
+            mismatch.dtypes[name] = (dtype_text(entry.dtype), wanted)
     used = set(origin.values())
     mismatch.unexpected = {
         name: entry.shape for name, entry in stored.items() if name not in used and name not in expected
@@ -314,7 +347,7 @@ def _compare(
     return mismatch, origin
 
 
-def plan_or_refuse(mismatch: Mismatch, model: ZooModel, place: Place, adapt: bool) -> Adaptation:
+def _plan_or_refuse(mismatch: Mismatch, model: ZooModel, place: Place, adapt: bool) -> Adaptation:
     """How to adapt the model, if that is allowed and enough; otherwise the table of what does not fit, as an error."""
     assert model.spec is not None
     plan, taken_care_of = plan_adaptation(mismatch, model.spec)
@@ -322,7 +355,10 @@ def plan_or_refuse(mismatch: Mismatch, model: ZooModel, place: Place, adapt: boo
     if adapt and not rest:
         return plan
     if not rest:
-        advice = "Only stem and head differ: adapt=True keeps the stem's filters and initialises the head anew."
+        advice = (
+            f"Only stem and head differ: load_model({place.label!r}, adapt=True, ...) keeps the stem's filters and "
+            f"initialises the head anew."
+        )
     elif adapt:
         advice = f"adapt=True changes only {', '.join((*model.spec.stems, *model.spec.heads)) or 'nothing here'}."
     else:
@@ -348,11 +384,17 @@ def _retie(model: nn.Module, groups: list[list[str]]) -> None:
             setattr(model.get_submodule(owner), leaf, shared)
 
 
-def _with_origin(model: ZooModel, variant: Variant) -> Any:
-    """The spec with the distribution that ships the model, for the next `save_model`."""
-    listed = registry.model_info(variant.name)
-    spec = model.spec or variant.spec(model.config)
-    return dataclasses.replace(spec, distribution=listed.distribution, version=listed.version)
+def _registry_name(saved: SavedModel) -> str:
+    """The name under which the registry has the model: where several distributions offer it, that of the one it was."""
+    try:
+        registry.load_variant(saved.name)
+    except AmbiguousNameError:
+        for distribution in saved.versions:
+            with contextlib.suppress(UnknownModelError):
+                registry.load_variant(f"{distribution}/{saved.name}")
+                return f"{distribution}/{saved.name}"
+        raise
+    return saved.name
 
 
 @contextlib.contextmanager
@@ -364,7 +406,3 @@ def _prefixed(where: str) -> Any:
         raise type(error)(f"{where}: {error}") from error
     except TypeError as error:  # a value of a type the configuration's own checks do not expect
         raise WeightsError(f"{where}: the configuration cannot take its values: {error}.") from error
-
-
-def _text(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -28,11 +28,11 @@ def load_pretrained(
     variant: Variant,
     tag: str | bool | None = None,
     *,
-    config: Any = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     adapt: bool = False,
     cache: Path | None = None,
+    **overrides: Any,
 ) -> ZooModel:
     """A variant with published weights, in training mode as `create_model` returns models.
 
@@ -41,17 +41,18 @@ def load_pretrained(
     Args:
         variant: What to build.
         tag: Which of its weights; None or True for the first.
-        config: Its configuration with overrides; default: that of the weights.
         device: Where the weights go.
         dtype: Converts floating weights.
         adapt: As for `load_model`.
         cache: Folder for downloads.
+        overrides: Fields that replace those of the configuration the weights bring.
 
     Raises:
         WeightsError: There are no such weights, they cannot be had, are not what was published, or do not fit.
     """
     place = _pinned(published(variant, tag), cache)
-    return load_place(place, variant=variant, config=config, device=device, dtype=dtype, adapt=adapt).train()
+    model = load_place(place, variant=variant, device=device, dtype=dtype, adapt=adapt, overrides=overrides)
+    return model.train()
 
 
 def published(variant: Variant, tag: str | bool | None = None) -> PretrainedWeights:
@@ -126,13 +127,9 @@ def _pinned(weights: PretrainedWeights, cache: Path | None) -> RemotePlace:
 
 
 def _all_files(place: Place) -> dict[str, Path]:
-    read_saved(place)
-    paths, _ = weight_files(place)
-    names = {CONFIG_FILE, *(path.name for path in paths)}
-    if place.find(INDEX_FILE) is not None:
-        names.add(INDEX_FILE)
-    files = {name: place.find(name) for name in sorted(names)}
-    missing = [name for name, path in files.items() if path is None]
-    if missing:
-        raise WeightsError(f"{place.label} does not have {', '.join(missing)}.")
-    return {name: path for name, path in files.items() if path is not None}
+    saved = read_saved(place)
+    config = place.find(CONFIG_FILE)
+    assert config is not None
+    weights = weight_files(place, saved)
+    files = {CONFIG_FILE: config, **weights.paths}
+    return files if weights.index is None else {**files, INDEX_FILE: weights.index}

@@ -21,7 +21,7 @@ from astrozoo._version import __version__
 from astrozoo.errors import WeightsError
 from astrozoo.module import ZooModel
 from astrozoo.weights.config import CONFIG_FILE, SavedModel, to_json
-from astrozoo.weights.files import atomic_folder, write_tensors
+from astrozoo.weights.files import atomic_folder, dtype_text, write_tensors
 
 __all__ = ["INDEX_FILE", "WEIGHTS_FILE", "save_model", "sha256_of", "tied_names", "unwrapped"]
 
@@ -71,6 +71,7 @@ def save_model(
         dtype=main,
         dtypes=others,
         tied=tied,
+        layouts=_layouts(tensors),
         preprocessing=model.preprocessing,
         provenance={**model.provenance, "saved_at": datetime.now(UTC).isoformat(timespec="seconds")},
         versions=_versions(model),
@@ -133,7 +134,7 @@ def _write_weights(tensors: dict[str, Tensor], folder: Path, max_shard_bytes: in
 
 def _dtypes(tensors: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
     floating = {
-        name: str(tensor.dtype).removeprefix("torch.")
+        name: dtype_text(tensor.dtype)
         for name, tensor in tensors.items()
         if isinstance(tensor, Tensor) and tensor.is_floating_point()
     }
@@ -141,6 +142,19 @@ def _dtypes(tensors: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
         return None, {}
     main = next(iter(floating.values()))
     return main, {name: dtype for name, dtype in floating.items() if dtype != main}
+
+
+def _layouts(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Dims in the order in which they lie in memory, for tensors where it is not the usual one."""
+    layouts = {}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or 0 in tensor.stride():
+            continue  # a stride of zero repeats the same memory: a file holds it repeated, in the usual order
+        strides = tensor.stride()
+        order = tuple(sorted(range(tensor.ndim), key=strides.__getitem__, reverse=True))
+        if order != tuple(range(tensor.ndim)):
+            layouts[name] = order
+    return layouts
 
 
 def _versions(model: ZooModel) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Files are written whole or not at all, whatever interrupts."""
 
+import json
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from astrozoo.errors import WeightsError
 from astrozoo.weights import files
@@ -180,6 +182,30 @@ def test_tensors_that_share_memory_are_stored_each_on_its_own(tmp_path):
     assert torch.equal(read["same"], base)
 
 
+def test_large_tensors_are_aligned_whatever_stands_beside_them(tmp_path):
+    odd = {f"a{size}": torch.randn(size) for size in (1, 3, 5, 7)}
+    write_tensors(
+        {**odd, "large": torch.randn(4, 16), "byte": torch.ones(1, dtype=torch.uint8)}, tmp_path / "x.safetensors"
+    )
+    content = (tmp_path / "x.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    assert (8 + length) % 64 == 0
+    assert header["large"]["data_offsets"] == [0, 256]
+    assert all(header[name]["data_offsets"][0] % 4 == 0 for name in odd)
+    read = read_tensors(tmp_path / "x.safetensors")
+    assert {tensor.data_ptr() % 64 for tensor in read.values()} == {0}
+    assert load_file(tmp_path / "x.safetensors").keys() == read.keys()
+
+
+def test_pending_conjugation_and_negation_are_stored(tmp_path):
+    value = torch.randn(3, dtype=torch.complex64)
+    write_tensors({"conj": value.conj(), "imag": value.conj().imag}, tmp_path / "x.safetensors")
+    read = load_file(tmp_path / "x.safetensors")
+    assert torch.equal(read["conj"], value.conj())
+    assert torch.equal(read["imag"], -value.imag)
+
+
 def test_reading_converts_floating_tensors_only(tmp_path):
     write_tensors({"w": torch.ones(2), "i": torch.ones(2, dtype=torch.int64)}, tmp_path / "x.safetensors")
     read = read_tensors(tmp_path / "x.safetensors", dtype=torch.bfloat16)
@@ -192,11 +218,12 @@ def test_reading_converts_floating_tensors_only(tmp_path):
         (3, "of type int"),
         (torch.eye(3).to_sparse(), "sparse_coo"),
         (torch.empty(2, device="meta"), "meta device"),
+        (torch.ones(2, dtype=torch.complex128), "has dtype complex128.*it holds float64"),
     ],
-    ids=["no tensor", "sparse", "meta"],
+    ids=["no tensor", "sparse", "meta", "complex128"],
 )
 def test_value_that_cannot_be_stored_is_named(tmp_path, value, reason):
-    with pytest.raises(WeightsError, match=f"'layer.weight' is .*{reason}"):
+    with pytest.raises(WeightsError, match=f"'layer.weight' .*{reason}"):
         write_tensors({"layer.weight": value}, tmp_path / "x.safetensors")
     assert names(tmp_path) == []
 

@@ -42,6 +42,7 @@ def edit_index(folder: Path, shard: str) -> None:
     index = json.loads(path.read_text())
     index["weight_map"]["head.bias"] = shard
     path.write_text(json.dumps(index))
+    edit_config(folder, files={})
 
 
 @pytest.mark.parametrize("sizes_known", [True, False], ids=["size in config", "no size in config"])
@@ -92,6 +93,13 @@ def test_missing_shard_is_named(shards):
 def test_pickled_shard_is_refused(shards):
     edit_index(shards, "pytorch_model.bin")
     with pytest.raises(WeightsError, match="is a pickle"):
+        load_model(shards)
+
+
+def test_index_that_was_changed_is_found(shards):
+    (shards / "model.safetensors.index.json").write_text('{"weight_map": {"head.bias": "model-1.safetensors"}}')
+    shutil.copy(next(shards.glob("model-00001*")), shards / "model-1.safetensors")
+    with pytest.raises(WeightsError, match=r"index\.json has 52 bytes, but config\.json says"):
         load_model(shards)
 
 
@@ -168,6 +176,11 @@ def test_config_that_is_no_json(saved, text):
         ({"format": "1"}, WeightsError, "format '1'; expected a whole number"),
         ({"format": 0}, WeightsError, "format 0; expected a whole number"),
         ({"files": {"model.safetensors": 3}}, WeightsError, "'files' has 3"),
+        ({"tied": {"blocks.1.weight": ["blocks.0.weight"]}}, WeightsError, r"'tied' has \['blocks"),
+        ({"dtypes": {"head.weight": 16}}, WeightsError, "'dtypes' has 16"),
+        ({"layouts": {"head.weight": 1}}, WeightsError, "'layouts' has 1"),
+        ({"layouts": {"head.weight": [0, 2]}}, WeightsError, r"the layout \[0, 2\] for 'head\.weight'.*its 2 dims"),
+        ({"layouts": {"head.weight": [0, None]}}, WeightsError, r"the layout \[0, None\]"),
     ],
 )
 def test_config_with_nonsense(saved, changes, error, message):

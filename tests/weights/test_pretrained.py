@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import astrozoo
 from astrozoo import registry
 from astrozoo.errors import WeightsError
 from astrozoo.registry.spec import PretrainedWeights
@@ -90,9 +91,19 @@ def test_weights_of_another_variant_are_refused(folder, publish):
 
 def test_other_outputs_need_adapt(folder, publish):
     variant = publish("toy_nano", weights(f"file://{folder}", folder))
-    with pytest.raises(WeightsError, match="adapt=True"):
-        load_pretrained(variant, config=variant.config(outputs=9))
-    assert load_pretrained(variant, config=variant.config(outputs=9), adapt=True).head.out_features == 9
+    with pytest.raises(WeightsError, match=rf"load_model\('file://{folder}', adapt=True, \.\.\.\)"):
+        load_pretrained(variant, outputs=9)
+    assert load_pretrained(variant, outputs=9, adapt=True).head.out_features == 9
+    assert load_model(f"file://{folder}", adapt=True, outputs=9).head.out_features == 9
+
+
+def test_overrides_replace_fields_of_the_configuration_the_weights_bring(variants, publish, tmp_path, x):
+    trained = variants["toy_nano"].build(variants["toy_nano"].config(outputs=7)).eval()
+    folder = save_model(trained, tmp_path / "published")
+    publish("toy_nano", weights(f"file://{folder}", folder))
+    model = astrozoo.create_model("toy_nano", pretrained=True, widths=(5,))
+    assert (model.config.outputs, model.config.widths) == (7, (5,))
+    assert torch.equal(model(x), trained(x))
 
 
 # -- conversion --------------------------------------------------------------------------------------------------------
