@@ -15,7 +15,15 @@ import xarray as xr
 from astrozoo.data.units import conversion, is_pressure
 from astrozoo.errors import DataError
 
-__all__ = ["DIMS", "is_periodic", "poles_on_grid", "standard_axes", "standard_latitude", "standard_longitude"]
+__all__ = [
+    "DIMS",
+    "is_curvilinear",
+    "is_periodic",
+    "poles_on_grid",
+    "standard_axes",
+    "standard_latitude",
+    "standard_longitude",
+]
 
 DIMS = ("member", "time", "level", "lat", "lon")
 
@@ -55,13 +63,19 @@ def standard_axes(dataset: xr.Dataset, where: str) -> xr.Dataset:
         where: Names the file in messages.
 
     Raises:
-        DataError: Two dimensions of one variable play the same role.
+        DataError: Two dimensions of one variable play the same role, or the grid is curvilinear.
     """
+    dataset = dataset.set_coords([name for name in dataset.data_vars if _places_a_dimension(dataset, name)])
     roles: dict[Hashable, str] = {}
     for dim in dataset.dims:
         role, coordinate = _role(dataset, dim)
         if role is None:
             continue
+        if role in ("lat", "lon") and coordinate is None and is_curvilinear(dataset):
+            raise DataError(
+                f"the grid of {where} is curvilinear (two-dimensional latitudes); regrid it to latitude and longitude "
+                "first."
+            )
         if coordinate is not None and coordinate != dim:  # dimension `y` described by a coordinate `lat(y)`
             dataset = dataset.swap_dims({dim: coordinate})
             dim = coordinate
@@ -143,6 +157,15 @@ def standard_longitude(dataset: xr.Dataset, where: str) -> xr.Dataset:
     return dataset.assign_coords(lon=("lon", ordered, {"units": "degrees_east", "axis": "X"}))
 
 
+def is_curvilinear(dataset: xr.Dataset) -> bool:
+    """Whether latitudes or longitudes are given per cell, as fields of two dimensions or more."""
+    return any(
+        variable.ndim >= 2
+        and (_geographic(variable) or str(name).lower().startswith(("lat", "lon", "nav_l", "xlat", "tlat", "ulat")))
+        for name, variable in dataset.variables.items()
+    )
+
+
 def is_periodic(lon: np.ndarray) -> bool:
     """Whether ascending longitudes go once around the globe, so that the last column neighbours the first."""
     if lon.size < 2:
@@ -176,9 +199,10 @@ def _role(dataset: xr.Dataset, dim: Hashable) -> tuple[str | None, Hashable | No
                 return role, name
         if attrs.get("axis") in ("T", "Z", "E") or (attrs.get("axis") in ("X", "Y") and units.startswith("degree")):
             return _AXES[attrs["axis"]], name
-        if np.issubdtype(dataset[name].dtype, np.datetime64):
+        if _has_dates(dataset[name]):
             return "time", name
-        if name == dim and is_pressure(units):
+        # CF marks a vertical coordinate by a unit of pressure, or by `positive`.
+        if name == dim and (is_pressure(units) or str(attrs.get("positive", "")).lower() in ("up", "down")):
             return "level", name
     for role, names in _NAMES.items():
         # Cells of a projection, in metres, are no latitudes even where they are called so.
@@ -189,6 +213,25 @@ def _role(dataset: xr.Dataset, dim: Hashable) -> tuple[str | None, Hashable | No
         if name != dim and str(name).lower() in _NAMES["lat"] | _NAMES["lon"]:
             return ("lat" if str(name).lower() in _NAMES["lat"] else "lon"), name
     return None, None
+
+
+def _has_dates(coordinate: xr.DataArray) -> bool:
+    if coordinate.dtype.kind == "O":  # decoding takes the units away; what is left of them is the type of the dates
+        return coordinate.size > 0 and hasattr(coordinate.values.flat[0], "calendar")
+    return coordinate.dtype.kind == "M"
+
+
+def _geographic(variable: xr.Variable) -> bool:
+    attrs = variable.attrs
+    return attrs.get("standard_name") in ("latitude", "longitude") or any(
+        str(attrs.get("units", "")).strip().lower() in spellings for spellings in _DEGREES.values()
+    )
+
+
+def _places_a_dimension(dataset: xr.Dataset, name: Hashable) -> bool:
+    """Whether a variable is the missing coordinate of its only dimension: `latitude(y)` that no attribute points to."""
+    variable = dataset[name].variable
+    return variable.ndim == 1 and variable.dims[0] not in dataset.coords and _geographic(variable)
 
 
 def _uses(dataset: xr.Dataset, dim: Hashable) -> int:

@@ -2,7 +2,8 @@
 
 Whatever the files call their dimensions, whichever way their latitudes run, wherever their longitudes start: the result
 has dimensions `(member, time, level, lat, lon)` (those that exist, in this order), latitude ascending, longitude
-0..360 or contiguous for a region, pressure levels in hPa, missing values as NaN. Nothing is read but coordinates.
+0..360 or contiguous for a region, pressure levels in hPa, missing values as NaN. Nothing is read but coordinates; what
+has to be computed on the way (units converted, files joined) is left to dask, in pieces along time.
 """
 
 from __future__ import annotations
@@ -10,29 +11,31 @@ from __future__ import annotations
 import itertools
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from astrozoo.data.axes import DIMS, standard_axes, standard_latitude, standard_longitude
+from astrozoo.data.axes import DIMS, is_curvilinear, standard_axes, standard_latitude, standard_longitude
 from astrozoo.data.splits import date_of
 from astrozoo.data.units import conversion, same_unit
 from astrozoo.errors import BackendUnavailableError, ConfigError, DataError
 from astrozoo.registry.names import suggest
 
-__all__ = ["open_fields"]
+__all__ = ["convert", "open_fields"]
 
 PathLike = str | Path
 _COMBINE = ("auto", "time", "member", "variables")
 _STANDARD_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+_PIECE_BYTES = 4 << 20  # of a dask array: about one global field at a quarter of a degree
+_STORED_BYTES = 64 << 20  # chunks of a file are kept whole up to here
 
 
 def open_fields(
-    paths: PathLike | Sequence[PathLike],
-    variables: Sequence[str] | None = None,
+    paths: PathLike | Sequence[PathLike] | xr.Dataset,
+    variables: str | Sequence[str] | None = None,
     *,
     engine: str | None = None,
     chunks: Mapping[str, int] | str | None = None,
@@ -44,14 +47,16 @@ def open_fields(
     """Open files lazily as fields in standard form.
 
     Args:
-        paths: A file, a folder of Zarr, a pattern such as `"t2m_*.nc"`, or several of these.
+        paths: A file, a folder of Zarr, a pattern such as `"t2m_*.nc"`, or several of these; or a Dataset that xarray
+            has opened already.
         variables: Names to keep, in this order; by default every variable on the latitude-longitude grid and every
             forcing that depends on time alone.
         engine: What xarray reads with (`"netcdf4"`, `"h5netcdf"`, `"scipy"`, `"zarr"`); by default it decides.
         chunks: Sizes of dask chunks by standard dimension name, or `"auto"`, for data larger than memory. Several files
             are opened with dask in any case.
         combine: How several files fit together: along `"time"`, as ensemble `"member"`s, as different `"variables"` of
-            one grid, or `"auto"`: whichever their contents allow.
+            one grid, or `"auto"`: whichever their contents allow, also one within another, such as the years of several
+            members, each in a file of its own.
         units: Unit by variable. A variable in another, compatible unit is converted; one without a unit gets it.
         levels: Levels to keep, in this order and in the unit of the result (hPa for pressure).
         decode_times: Whether to read the time axis as dates; False for axes that are just numbers.
@@ -65,15 +70,16 @@ def open_fields(
     """
     if combine not in _COMBINE:
         raise ConfigError(f"combine is {combine!r}, expected one of {', '.join(_COMBINE)}.")
-    files = _expand(paths)
-    if chunks is None and len(files) > 1:
-        chunks = {}  # joining arrays that are not chunked would read them
+    variables = [variables] if isinstance(variables, str) else variables
+    files = [Path("the dataset")] if isinstance(paths, xr.Dataset) else _expand(paths)
     opened = []
     for file in files:
-        dataset = _open(file, engine, chunks, decode_times)
+        dataset = paths if isinstance(paths, xr.Dataset) else _open(file, engine, decode_times)
         dataset = standard_axes(dataset, str(file))
         dataset = _select(dataset, variables if len(files) == 1 else None, str(file))
         dataset = standard_longitude(standard_latitude(dataset, str(file)), str(file))
+        if len(files) > 1:
+            dataset = dataset.map(_in_pieces, keep_attrs=True)  # joining arrays that are not chunked would read them
         dataset = _in_units(dataset, dict(units or {}), str(file))
         opened.append(_in_time_order(dataset, str(file)))
     fields = opened[0] if len(opened) == 1 else _combine(opened, files, combine)
@@ -111,9 +117,12 @@ def _expand(paths: PathLike | Sequence[PathLike]) -> list[Path]:
     return files
 
 
-def _open(file: Path, engine: str | None, chunks: Any, decode_times: bool) -> xr.Dataset:
+def _open(file: Path, engine: str | None, decode_times: bool) -> xr.Dataset:
     if engine is None and file.is_dir():
         engine = "zarr"
+    known = list(xr.backends.list_engines())
+    if engine is not None and engine not in known:
+        raise ConfigError(f"engine is {engine!r}, expected one that is installed: {', '.join(known)}.")
     try:
         with warnings.catch_warnings():
             # Several fill values in one variable, a NaN fill value of packed integers, and dates beyond datetime64 are
@@ -123,7 +132,6 @@ def _open(file: Path, engine: str | None, chunks: Any, decode_times: bool) -> xr
             return xr.open_dataset(
                 file,
                 engine=engine,
-                chunks=None if chunks is None else {},
                 decode_times=decode_times,
                 decode_timedelta=False,
                 decode_coords="all",  # cell bounds and grid mappings are no fields
@@ -134,6 +142,7 @@ def _open(file: Path, engine: str | None, chunks: Any, decode_times: bool) -> xr
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, IndexError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason.partition(". Consider explicitly")[0]  # xarray's advice, whose links stand on further lines
         if "decode time" in reason:
             advice = "open_fields(..., decode_times=False) reads the axis as numbers"
         else:
@@ -176,9 +185,7 @@ def _select(dataset: xr.Dataset, variables: Sequence[str] | None, where: str) ->
 
 
 def _why(dataset: xr.Dataset) -> str:
-    if any(
-        dataset[name].ndim == 2 and str(name).lower().startswith(("lat", "lon", "nav_l")) for name in dataset.coords
-    ):
+    if is_curvilinear(dataset):
         return "its grid is curvilinear (two-dimensional latitudes); regrid it to latitude and longitude first"
     return "name its dimensions as CF does (axis or standard_name on the coordinates), or select along the others"
 
@@ -192,11 +199,32 @@ def _in_units(dataset: xr.Dataset, units: dict[str, str], where: str) -> xr.Data
         if own:
             change = conversion(str(own), unit, f"variable {name!r} of {where}")
             if change is not None:
-                factor, offset = change
-                converted = variable.astype(np.float64) * factor + offset
-                variable = converted.astype(variable.dtype if variable.dtype.kind == "f" else np.float32)
+                dtype = variable.dtype if variable.dtype.kind == "f" else np.float32
+                variable = convert(variable, change).astype(dtype)
         dataset = dataset.assign({name: variable.assign_attrs({**dataset[name].attrs, "units": unit})})
     return dataset
+
+
+def convert(variable: xr.DataArray, change: tuple[float, float]) -> xr.DataArray:
+    """`variable * factor + offset` in float64, computed when it is read."""
+    return _in_pieces(variable).astype(np.float64) * change[0] + change[1]
+
+
+def _in_pieces(variable: xr.DataArray) -> xr.DataArray:
+    """A variable as dask array in pieces of a few megabytes along time, along the chunks of its file where it has any.
+
+    Dask's own choice for a file without chunks is one piece, and one sample would then read all of it.
+    """
+    if variable.chunks is not None or not variable.sizes.get("time"):
+        return variable
+    row = max(1, variable.nbytes // variable.sizes["time"])
+    steps = max(1, _PIECE_BYTES // row)
+    shape = variable.encoding.get("chunksizes") or variable.encoding.get("chunks")
+    if shape is not None and len(shape) == variable.ndim:
+        stored = int(shape[variable.dims.index("time")])
+        if stored * row <= _STORED_BYTES:
+            steps = max(stored, steps // stored * stored)
+    return variable.chunk(time=steps)
 
 
 def _in_time_order(dataset: xr.Dataset, where: str) -> xr.Dataset:
@@ -205,6 +233,8 @@ def _in_time_order(dataset: xr.Dataset, where: str) -> xr.Dataset:
     if "time" not in dataset.coords:
         return dataset.assign_coords(time=np.arange(dataset.sizes["time"]))
     times = dataset["time"].values
+    if not times.size:
+        raise DataError(f"{where} has no time step: its time axis is empty.")
     if times.dtype.kind in "fM" and (times != times).any():  # NaN and NaT differ from themselves
         raise DataError(f"the time axis of {where} holds missing values.")
     order = np.argsort(times, kind="stable")
@@ -233,16 +263,33 @@ def _select_levels(fields: xr.Dataset, levels: Sequence[float]) -> xr.Dataset:
 
 
 def _combine(datasets: list[xr.Dataset], files: list[Path], how: str) -> xr.Dataset:
-    first = datasets[0]
-    for index, (dataset, file) in enumerate(zip(datasets[1:], files[1:], strict=True), start=1):
-        _check_grid(first, dataset, files[0], file)
-        _check_units(first, dataset, files[0], file)
-        datasets[index] = dataset.assign_coords({dim: first[dim] for dim in ("lat", "lon")})
+    layers = next((index for index, dataset in enumerate(datasets) if "level" in dataset.dims), 0)
+    for index, (dataset, file) in enumerate(zip(datasets, files, strict=True)):
+        _check_grid(datasets[0], dataset, files[0], file)
+        _check_grid(datasets[layers], dataset, files[layers], file)
+        _check_units(datasets[0], dataset, files[0], file)
+        datasets[index] = dataset.assign_coords(
+            {dim: datasets[layers][dim] for dim in ("level", "lat", "lon") if dim in dataset.coords}
+        )
     datasets = _check_calendars(datasets, files)
     if how == "auto":
-        how = _guess(datasets, files)
+        how, groups = _guess(datasets, files)
+        within = "member" if how == "time" else "auto"
+        datasets = [
+            _combine([datasets[index] for index in group], [files[index] for index in group], within)
+            if len(group) > 1
+            else datasets[group[0]]
+            for group in groups
+        ]
+        files = [files[group[0]] for group in groups]
+    return _join(datasets, files, how) if len(datasets) > 1 else datasets[0]
+
+
+def _join(datasets: list[xr.Dataset], files: list[Path], how: str) -> xr.Dataset:
+    first = datasets[0]
     if how == "variables":
         _check_equal_times(datasets, files, how)
+        _check_equal_members(datasets, files)
         twice = {name for name in first.data_vars if any(name in other.data_vars for other in datasets[1:])}
         if twice:
             raise DataError(f"{files[0]} and another file both hold {', '.join(map(str, sorted(twice, key=str)))}.")
@@ -273,15 +320,31 @@ def _combine(datasets: list[xr.Dataset], files: list[Path], how: str) -> xr.Data
     return xr.concat([datasets[index] for index in order], dim="time", data_vars="minimal", **options)
 
 
-def _guess(datasets: list[xr.Dataset], files: list[Path]) -> str:
-    names = [set(dataset.data_vars) for dataset in datasets]
-    if sum(map(len, names)) == len(set().union(*names)):
-        return "variables"
+def _guess(datasets: list[xr.Dataset], files: list[Path]) -> tuple[str, list[list[int]]]:
+    """How files fit together, and the groups of them to be combined first: those of one variable, or of one period."""
+    single = [[index] for index in range(len(datasets))]
+    groups = _grouped(frozenset(dataset.data_vars) for dataset in datasets)
+    names = [set(datasets[group[0]].data_vars) for group in groups]
+    if len(groups) > 1 and sum(map(len, names)) == len(set().union(*names)):
+        return "variables", groups
     _check_same_variables(datasets, files)
-    first = datasets[0]
-    if "time" not in first.dims or all(first["time"].equals(dataset["time"]) for dataset in datasets[1:]):
-        return "member"
-    return "time"
+    if not all("time" in dataset.dims for dataset in datasets):
+        return "member", single
+    periods = _grouped(tuple(dataset["time"].values.tolist()) for dataset in datasets)
+    if len(periods) == 1:
+        return "member", single
+    labels = [dict(zip(_labels([files[index] for index in period]), period, strict=True)) for period in periods]
+    if len(periods[0]) > 1 and all(labelled.keys() == labels[0].keys() for labelled in labels):
+        return "time", [[labelled[label] for label in labels[0]] for labelled in labels]
+    return "time", single
+
+
+def _grouped(keys: Iterable[Hashable]) -> list[list[int]]:
+    """The positions of equal keys, in the order in which the keys first appear."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
 
 
 def _check_grid(first: xr.Dataset, other: xr.Dataset, file: Path, other_file: Path) -> None:
@@ -327,6 +390,12 @@ def _check_calendars(datasets: list[xr.Dataset], files: list[Path]) -> list[xr.D
                 f"{known[0][1]} uses calendar {known[0][0]!r} and {file} {calendar!r}; convert one of them "
                 "(xarray's convert_calendar), since their dates do not correspond."
             )
+    for dataset, file in zip(datasets, files, strict=True) if known else ():
+        if "time" in dataset.dims and _calendar(dataset) is None:
+            raise DataError(
+                f"the time axis of {known[0][1]} holds dates, that of {file} plain numbers (it has no unit such as "
+                "'days since 1850-01-01'); give the file a unit, or read both with decode_times=False."
+            )
     # One calendar can still be held in two ways: as datetime64, and as cftime where years lie beyond its range.
     kinds = {dataset["time"].dtype.kind for dataset, calendar in zip(datasets, calendars, strict=True) if calendar}
     if len(kinds) > 1:
@@ -354,6 +423,16 @@ def _check_equal_times(datasets: list[xr.Dataset], files: list[Path], how: str) 
             )
 
 
+def _check_equal_members(datasets: list[xr.Dataset], files: list[Path]) -> None:
+    with_members = [(dataset, file) for dataset, file in zip(datasets, files, strict=True) if "member" in dataset.dims]
+    for dataset, file in with_members[1:]:
+        one, two = (list(map(str, each["member"].values)) for each in (with_members[0][0], dataset))
+        if one != two:
+            raise DataError(
+                f"{with_members[0][1]} and {file} have different members: {', '.join(one)}, and {', '.join(two)}."
+            )
+
+
 def _check_same_variables(datasets: list[xr.Dataset], files: list[Path]) -> None:
     for dataset, file in zip(datasets[1:], files[1:], strict=True):
         different = set(datasets[0].data_vars) ^ set(dataset.data_vars)
@@ -361,11 +440,16 @@ def _check_same_variables(datasets: list[xr.Dataset], files: list[Path]) -> None
             name = sorted(map(str, different))[0]
             holder, lacking = (files[0], file) if name in datasets[0].data_vars else (file, files[0])
             raise DataError(f"variable {name!r} is in {holder} but not in {lacking}; choose with variables=[...].")
+        for name, variable in dataset.data_vars.items():
+            one, two = set(datasets[0][name].dims), set(variable.dims)
+            if one != two:
+                described = " and ".join(", ".join(dim for dim in DIMS if dim in dims) for dims in (one, two))
+                raise DataError(f"variable {name!r} has dimensions {described} in {files[0]} and {file}; select first.")
 
 
 def _labels(files: Iterable[Path]) -> list[str]:
-    """What differs between the names, `57` and `59` for `run.57.nc` and `run.59.nc`, or the position."""
-    tokens = [re.split(r"[._\-]+", str(file.name)) for file in files]
+    """What differs between the paths, `57` and `59` for `run.57.nc` and `run.59.nc`, or the position."""
+    tokens = [re.split(r"[._\-/\\]+", str(file)) for file in files]
     if len({len(parts) for parts in tokens}) == 1:
         differing = [index for index in range(len(tokens[0])) if len({parts[index] for parts in tokens}) > 1]
         labels = ["_".join(parts[index] for index in differing) for parts in tokens]

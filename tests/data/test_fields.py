@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 from astrozoo.data import open_fields
-from astrozoo.errors import DataError
+from astrozoo.errors import ConfigError, DataError
 
 
 def write(
@@ -49,6 +52,7 @@ def assert_standard(fields, steps=4):
         {"lat": "rlat", "lon": "rlon"},
         {"lat": "y", "lon": "x", "attrs": {"lat": {"units": "degrees_north"}, "lon": {"standard_name": "longitude"}}},
         {"lat": "j", "lon": "i", "attrs": {"lat": {"axis": "Y", "units": "degrees"}, "lon": {"units": "degrees_E"}}},
+        {"time": "record", "calendar": "noleap"},
         {"descending": True},
         {"west": True},
         {"west": True, "descending": True, "calendar": "360_day"},
@@ -57,7 +61,8 @@ def assert_standard(fields, steps=4):
         {"engine": "scipy"},
         {"name": "a.zarr"},
     ],
-    ids=["plain", "long names", "rotated", "units and standard_name", "axis", "north first", "west first",
+    ids=["plain", "long names", "rotated", "units and standard_name", "axis",
+         "dates tell time", "north first", "west first",
          "360 days", "noleap", "h5netcdf", "netcdf3", "zarr"],
 )  # fmt: skip
 def test_conventions_all_give_the_standard_form(tmp_path, options):
@@ -102,6 +107,76 @@ def test_files_of_equal_times_are_members_labelled_by_their_names(tmp_path):
     fields = open_fields([write(tmp_path, f"run.{label}.nc") for label in ("57", "59", "66")])
     assert fields["t2m"].dims == ("member", "time", "lat", "lon")
     assert list(fields.member.values) == ["57", "59", "66"]
+
+
+def test_years_of_several_members_are_joined_both_ways(tmp_path):
+    for label in ("57", "59"):
+        (tmp_path / label).mkdir()
+    paths = [
+        write(tmp_path, f"{label}/{year}.nc", start=f"{year}-01-01") for year in (2001, 2000) for label in ("57", "59")
+    ]
+    fields = open_fields(paths)
+    assert fields["t2m"].dims == ("member", "time", "lat", "lon")
+    assert list(fields.member.values) == ["57", "59"]
+    assert sorted(set(fields.time.dt.year.values)) == [2000, 2001]
+    for path in paths:
+        one = open_fields(path)["t2m"]
+        same = fields["t2m"].sel(member=path.parent.name, time=one.time)
+        np.testing.assert_array_equal(same, one)
+
+
+def test_variables_of_several_years_and_a_static_field_are_joined(tmp_path):
+    paths = [
+        write(tmp_path, f"{name}_{year}.nc", variable=name, start=f"{year}-01-01")
+        for name in ("t2m", "u10")
+        for year in (2000, 2001)
+    ]
+    orography = write(tmp_path, "orography.nc", variable="z", steps=1)
+    with xr.open_dataset(orography) as timed:
+        timed.isel(time=0, drop=True).to_netcdf(tmp_path / "static.nc")
+    fields = open_fields([*paths, tmp_path / "static.nc"])
+    assert {name: variable.dims for name, variable in fields.data_vars.items()} == {
+        "t2m": ("time", "lat", "lon"), "u10": ("time", "lat", "lon"), "z": ("lat", "lon"),
+    }  # fmt: skip
+    np.testing.assert_array_equal(fields["u10"][4:], open_fields(paths[3])["u10"])
+
+
+def test_one_variable_with_and_without_levels_is_a_data_error(tmp_path):
+    path = write(tmp_path, "surface.nc")
+    with xr.open_dataset(path) as surface:
+        surface.expand_dims(level=[500.0]).to_netcdf(tmp_path / "upper.nc")
+    with pytest.raises(DataError, match=r"'t2m' has dimensions .*level.*upper\.nc and .*surface\.nc"):
+        open_fields([tmp_path / "upper.nc", path])
+
+
+def test_dates_beside_plain_numbers_are_a_data_error(tmp_path):
+    path = write(tmp_path, "dated.nc")
+    with xr.open_dataset(path) as dated:
+        dated.assign_coords(time=np.arange(4.0)).to_netcdf(tmp_path / "numbered.nc")
+    with pytest.raises(DataError, match=r"dated\.nc holds dates, that of .*numbered\.nc plain numbers"):
+        open_fields([path, tmp_path / "numbered.nc"])
+
+
+@pytest.mark.parametrize("kind", ["one file", "converted", "joined", "chunked"])
+def test_one_time_step_reads_no_more_than_a_piece(tmp_path, kind):
+    # Contiguous in the file, which dask by itself takes for one piece; west first, so that longitudes are reordered.
+    lon = np.arange(128) * 2.8125 - 180
+    values = np.random.default_rng(0).standard_normal((600, 64, 128)).astype("f4")
+    coords = {"time": pd.date_range("2000", periods=600), "lat": np.linspace(-88, 88, 64), "lon": lon}
+    xr.Dataset({"t2m": (("time", "lat", "lon"), values, {"units": "K"})}, coords).to_netcdf(tmp_path / "a.0.nc")
+    (tmp_path / "a.1.nc").hardlink_to(tmp_path / "a.0.nc")
+    options = {"converted": {"units": {"t2m": "degC"}}, "chunked": {"chunks": {"time": 50}}}.get(kind, {})
+    paths = tmp_path / ("a.*.nc" if kind == "joined" else "a.0.nc")
+    open_fields(paths, **options)  # imports
+    tracemalloc.start()
+    try:
+        row = open_fields(paths, **options)["t2m"].isel(time=[300]).compute(scheduler="synchronous")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < values.nbytes
+    expected = np.roll(values[300], 64, axis=1) - (273.15 if kind == "converted" else 0.0)
+    np.testing.assert_allclose(row.values.reshape(-1, 64, 128)[0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +225,47 @@ def test_missing_file_and_text_file_are_data_errors(tmp_path):
     (tmp_path / "a.nc").write_text("no data here")
     with pytest.raises(DataError, match="cannot be opened"):
         open_fields(tmp_path / "a.nc")
+
+
+@pytest.mark.parametrize("dims", [("y", "x"), ("nlat", "nlon"), ("lat", "lon")])
+@pytest.mark.parametrize("names", [("latitude", "longitude"), ("TLAT", "TLONG"), ("phi", "lambda")])
+def test_curvilinear_grid_is_a_data_error_that_says_so(tmp_path, dims, names):
+    lat, lon = np.meshgrid(np.linspace(40, 50, 3), np.linspace(0, 10, 4), indexing="ij")
+    coords = {names[0]: (dims, lat, {"units": "degrees_north"}), names[1]: (dims, lon, {"units": "degrees_east"})}
+    xr.Dataset({"t": (("time", *dims), np.zeros((2, 3, 4)))}, coords).to_netcdf(tmp_path / "a.nc")
+    with pytest.raises(DataError, match="curvilinear"):
+        open_fields(tmp_path / "a.nc")
+
+
+def test_latitudes_stored_as_plain_variables_are_found(tmp_path):
+    path = write(tmp_path, "a.nc", lat="y", lon="x")
+    with xr.open_dataset(path) as raw:
+        plain = raw.drop_vars(["y", "x"]).assign(
+            breite=("y", raw.y.values, {"units": "degrees_north"}),
+            laenge=("x", raw.x.values, {"units": "degrees_east"}),
+        )
+        plain.to_netcdf(tmp_path / "b.nc")
+    assert_standard(open_fields(tmp_path / "b.nc"))
+
+
+def test_vertical_axis_is_found_by_the_direction_it_points_in(tmp_path, make_fields):
+    fields = make_fields(levels=3).rename(level="k")
+    fields["k"] = ("k", np.arange(3.0), {"positive": "down", "units": "1"})
+    fields.to_netcdf(tmp_path / "a.nc")
+    assert open_fields(tmp_path / "a.nc")["t2m"].dims == ("time", "level", "lat", "lon")
+
+
+def test_opened_dataset_is_brought_into_standard_form(tmp_path):
+    with xr.open_dataset(write(tmp_path, "a.nc", lat="latitude", west=True, descending=True)) as opened:
+        assert_standard(open_fields(opened, "t2m"))
+
+
+def test_empty_time_axis_and_unknown_engine_are_named(tmp_path, make_fields):
+    make_fields().isel(time=slice(0, 0)).to_netcdf(tmp_path / "a.nc")
+    with pytest.raises(DataError, match=r"a\.nc has no time step"):
+        open_fields(tmp_path / "a.nc")
+    with pytest.raises(ConfigError, match=r"'netcdf5', expected one that is installed: .*netcdf4"):
+        open_fields(tmp_path / "a.nc", engine="netcdf5")
 
 
 def test_unknown_dimensions_are_a_data_error(tmp_path):
