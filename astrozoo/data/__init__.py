@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from astrozoo.data.datasets import FieldDataset
     from astrozoo.data.fields import open_fields
     from astrozoo.data.inference import prepare, to_dataset
+    from astrozoo.data.named import open_dataset
     from astrozoo.data.splits import MemberSplit, TimeSplit
     from astrozoo.data.synthetic import SyntheticData
     from astrozoo.data.tasks import FieldTask, downscale, forecast, infill
@@ -33,6 +34,7 @@ __all__ = [
     "downscale",
     "forecast",
     "infill",
+    "open_dataset",
     "open_fields",
     "prepare",
     "to_dataset",
@@ -48,6 +50,7 @@ _HOMES = {
     "downscale": "tasks",
     "forecast": "tasks",
     "infill": "tasks",
+    "open_dataset": "named",
     "open_fields": "fields",
     "prepare": "inference",
     "to_dataset": "inference",

@@ -173,7 +173,7 @@ def astrozoo_accelerators() -> Sequence[Accelerator]:
 
 @hookspec
 def astrozoo_datasets() -> Mapping[str, Callable[..., Any]]:
-    """Data sets that can be trained on by name.
+    """Data sets that `astrozoo.data.open_dataset` opens by name.
 
     Returns:
         By name: a callable that takes keyword options and gives training data (train, val and test parts of `Batch`
