@@ -21,12 +21,21 @@ def installed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     source = tmp_path_factory.mktemp("source") / "template"
     shutil.copytree(repository / TEMPLATE, source, ignore=shutil.ignore_patterns("*.egg-info", "build", "__pycache__"))
     target = tmp_path_factory.mktemp("installed")
-    script = f"from setuptools import build_meta; print(build_meta.build_wheel({str(target)!r}))"
+    extract(build_wheel(source, target), target)
+    return target
+
+
+def build_wheel(source: Path, target: Path) -> Path:
+    """Build with the installed setuptools; an isolated build would need the network."""
+    script = f"from setuptools import build_meta; build_meta.build_wheel({str(target)!r})"
     subprocess.run([sys.executable, "-c", script], cwd=source, check=True, capture_output=True)
-    wheel = next(target.glob("*.whl"))
+    return next(target.glob("*.whl"))
+
+
+def extract(wheel: Path, target: Path) -> None:
+    """What an installer does with a wheel of pure Python."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)
-    return target
 
 
 def python(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -70,3 +79,24 @@ def test_own_tests_of_the_template_pass(installed, repository):
     tests = repository / TEMPLATE / "tests"
     done = python(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tests), str(tests))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_copy_with_a_name_of_its_own_is_a_plugin_of_its_own(repository, tmp_path):
+    copy, target = tmp_path / "copy", tmp_path / "installed"
+    shutil.copytree(repository / TEMPLATE, copy, ignore=shutil.ignore_patterns("*.egg-info", "build", "__pycache__"))
+    (copy / "src" / "astrozoo_template").rename(copy / "src" / "astrozoo_sunspots")
+    (copy / "src" / "astrozoo_sunspots" / "nbeats.py").rename(copy / "src" / "astrozoo_sunspots" / "sunspots.py")
+    (copy / "src" / "astrozoo_sunspots" / "catalog.json").unlink()
+    for path in (path for path in copy.rglob("*") if path.is_file()):
+        path.write_text(path.read_text().replace("template", "sunspots").replace("nbeats", "sunspots"))
+    extract(build_wheel(copy, target), target)
+    written = python(target, "-m", "astrozoo", "catalog", "--plugin", "astrozoo-sunspots")
+    assert written.returncode == 0, written.stderr
+    assert Path(written.stdout.strip()) == target / "astrozoo_sunspots" / "catalog.json"
+    listed = python(
+        target, "-m", "astrozoo", "list", "--plugin", "astrozoo-sunspots", "--domain", "lightcurve", "--names"
+    )
+    assert listed.stdout.split() == ["sunspots_tiny", "sunspots_small"]
+    script = "import astrozoo; print(astrozoo.create_model('sunspots_tiny').provenance['plugin'])"
+    done = python(target, "-W", "error::UserWarning", "-c", script)
+    assert done.stdout.split() == ["astrozoo-sunspots"], done.stderr
