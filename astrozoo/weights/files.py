@@ -44,6 +44,7 @@ __all__ = [
     "find_file",
     "open_tensors",
     "read_tensors",
+    "remove_abandoned",
     "save_file",
     "write_tensors",
 ]
@@ -128,7 +129,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: tuple[str, ...] = (
             shutil.rmtree(staging, ignore_errors=True)
             raise
         _finish_commit(path)
-        _remove_abandoned(path)
+        remove_abandoned(path)
 
 
 def find_file(folder: str | os.PathLike[str], name: str) -> Path | None:
@@ -173,7 +174,7 @@ def _finish_commit(path: Path) -> None:
     _sync(path)
 
 
-def _remove_abandoned(path: Path) -> None:
+def remove_abandoned(path: Path) -> None:
     """Delete what processes of this machine that no longer run have left half-written."""
     prefix = f"{_STAGING}{socket.gethostname()}-"
     for folder in path.glob(f"{_STAGING}*"):

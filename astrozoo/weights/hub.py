@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from errno import EACCES, ENOSPC, EROFS
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -38,7 +39,7 @@ class HubSource:
     scheme = "hf"
 
     def fetch(self, source: str, revision: str, filename: str, cache: Path) -> Path:
-        """Download one file, or find it in the cache; what was interrupted resumes.
+        """Download one file, or find it in the cache; a transfer that breaks off is tried again from where it stopped.
 
         Raises:
             MissingFileError: The repository does not have the file.
@@ -103,8 +104,10 @@ def push_model(
         WeightsError: The model cannot be saved, or the Hub refuses; the message says why.
     """
     from astrozoo.weights.card import model_card
-    from astrozoo.weights.save import save_model
+    from astrozoo.weights.save import OURS, save_model
 
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise WeightsError(f"Cannot push to {repo_id!r}: a Hub id looks like org/name, or user/name.")
     if is_offline():
         raise WeightsError(f"Cannot push to {repo_id}: HF_HUB_OFFLINE is set. Unset it, then push again.")
     with tempfile.TemporaryDirectory() as temporary:
@@ -120,9 +123,10 @@ def push_model(
                 revision=revision,
                 commit_message=commit_message or f"Add {name}",
                 create_pr=create_pr,
+                delete_patterns=list(OURS),  # such as the shards of a larger model pushed before
             )
         except Exception as error:
-            explained = _explain(error, f"push to {repo_id}", repo_id, revision or "", None, False)
+            explained = _explain_push(error, repo_id, revision or "")
             if explained is None:
                 raise
             raise explained from error
@@ -143,24 +147,22 @@ def is_offline() -> bool:
 def hub_cache() -> Path:
     """The cache all tools that use the Hub share."""
     home = os.environ.get("HF_HOME")
-    return Path(os.environ.get("HF_HUB_CACHE") or (Path(home) / "hub" if home else constants.HF_HUB_CACHE))
+    cache = os.environ.get("HF_HUB_CACHE") or (Path(home) / "hub" if home else constants.HF_HUB_CACHE)
+    return Path(cache).expanduser()
 
 
 def _explain(
     error: Exception, where: str, repository: str, revision: str, cache: Path | None, offline: bool
 ) -> WeightsError | None:
     """What went wrong and what to do, or None for an error that is nobody's but ours."""
-    site = endpoint()
-    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # the client wraps what fails in its upload threads
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+    site, status = endpoint(), _status(error)
     text: str | None = None
     if isinstance(error, GatedRepoError):
         text = (
             f"{repository} is gated. Ask for access at {site}/{repository}, then log in with `hf auth login` or set "
             f"HF_TOKEN"
         )
-    elif isinstance(error, RepositoryNotFoundError) or status in (401, 403):
+    elif isinstance(error, RepositoryNotFoundError) or (status in (401, 403) and not offline):
         text = (
             f"{site} has no repository {repository!r}, or it is private and you have no access (answer {status}). "
             f"Check the name; for a private one log in with `hf auth login` or set HF_TOKEN"
@@ -173,23 +175,73 @@ def _explain(
         text = (
             f"it is not in the cache {cache}, and HF_HUB_OFFLINE forbids looking on {site}. Unset it once to download"
         )
-    elif isinstance(error, LocalEntryNotFoundError):
-        text = f"it is not in the cache {cache}, and {site} cannot be reached ({_root(error)}). Check the connection"
-    elif isinstance(error, HFValidationError):
-        text = f"{error}. A Hub id looks like org/name"
     elif status:
-        text = f"{site} answered {status}: {error}. Try again later"
-    elif isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno in (13, 28, 30)):
+        text = f"{site} answered {_line(_root(error))}. Try again later, and check HF_ENDPOINT where it names a mirror"
+    elif isinstance(error, LocalEntryNotFoundError):
+        text = (
+            f"it is not in the cache {cache}, and {site} cannot be reached ({_line(_root(error))}). "
+            f"Check the connection"
+        )
+    elif isinstance(error, HFValidationError):
+        text = f"{_line(error)}. A Hub id looks like org/name"
+    elif isinstance(error, OSError) and (error.filename is not None or error.errno in (EACCES, ENOSPC, EROFS)):
         text = (
             f"the cache {cache} cannot be written ({error.strerror or error}). Make room or make it writable, or "
             f"choose another with HF_HOME or cache="
         )
-    elif isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore"):
-        text = f"the transfer from {site} failed: {error}. Run the same command again; it resumes where it stopped"
-    return None if text is None else WeightsError(f"Could not get {where}: {text}.".replace("get push", "push"))
+    elif _is_transfer(error):
+        text = (
+            f"the transfer from {site} failed: {_line(error)}. Run the same command again; "
+            f"what has arrived whole is not fetched again"
+        )
+    return None if text is None else WeightsError(f"Could not get {where}: {text}.")
 
 
-def _root(error: BaseException) -> str:
+def _explain_push(error: Exception, repository: str, revision: str) -> WeightsError | None:
+    """As `_explain`, for an upload."""
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the client wraps what fails in its upload threads
+    site, status = endpoint(), _status(error)
+    text: str | None = None
+    if isinstance(error, RevisionNotFoundError):
+        text = f"it has no branch {revision!r}. Make the branch first, or leave out revision"
+    elif status in (401, 403) or isinstance(error, LocalTokenNotFoundError | RepositoryNotFoundError):
+        answer = f"answer {status}" if status else "no token"
+        text = (
+            f"{site} does not let you write there ({answer}). Log in with `hf auth login`, set HF_TOKEN or give "
+            f"token=, with a token that may write to it"
+        )
+    elif isinstance(error, HFValidationError):
+        text = f"{_line(error)}. A Hub id looks like org/name"
+    elif status:
+        text = f"{site} answered {_line(error)}. Try again later"
+    elif _is_transfer(error):
+        text = f"the transfer to {site} failed: {_line(error)}. Run the same command again; nothing was committed"
+    return None if text is None else WeightsError(f"Could not push to {repository}: {text}.")
+
+
+def _status(error: BaseException) -> int:
+    """The status the Hub answered with, or 0 when there was no answer."""
+    while True:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return int(response.status_code)
+        if error.__cause__ is None:
+            return 0
+        error = error.__cause__
+
+
+def _is_transfer(error: Exception) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore")
+
+
+def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {error}"
+    return error
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error, without its last stop: the client appends advice that is not for our users."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first.rstrip(".")

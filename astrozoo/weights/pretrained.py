@@ -98,6 +98,12 @@ def download(
     """
     kept = Path(cache) if cache is not None else None
     known = isinstance(name_or_id, str) and not Path(name_or_id).exists() and name_or_id in registry.list_models()
+    if known and revision is not None:
+        raise WeightsError(f"The published weights of {name_or_id} pin their revision; leave out {revision!r}.")
+    if tag is not None and not known:
+        raise WeightsError(
+            f"tag={tag!r} selects published weights of a model, and {str(name_or_id)!r} is no model's name."
+        )
     if known:
         place: Place = _pinned(published(registry.load_variant(str(name_or_id)), tag), kept)
     else:

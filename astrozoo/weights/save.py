@@ -23,11 +23,11 @@ from astrozoo.module import ZooModel
 from astrozoo.weights.config import CONFIG_FILE, SavedModel, to_json
 from astrozoo.weights.files import atomic_folder, dtype_text, write_tensors
 
-__all__ = ["INDEX_FILE", "WEIGHTS_FILE", "save_model", "sha256_of", "tied_names", "unwrapped"]
+__all__ = ["INDEX_FILE", "OURS", "WEIGHTS_FILE", "save_model", "sha256_of", "tied_names", "unwrapped"]
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-_OURS = (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors")
+OURS = (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors")
 
 
 def save_model(
@@ -77,7 +77,7 @@ def save_model(
         versions=_versions(model),
     )
     to_json(saved.to_dict(), "The model's configuration, preprocessing or provenance")  # before gigabytes are written
-    with atomic_folder(path, replaces=_OURS) as folder:
+    with atomic_folder(path, replaces=OURS) as folder:
         files = _write_weights(tensors, folder, max_shard_bytes)
         saved = dataclasses.replace(saved, files=files)
         (folder / CONFIG_FILE).write_text(to_json(saved.to_dict(), "The configuration"), encoding="utf-8")

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlparse
@@ -20,7 +21,7 @@ from astrozoo.registry.hookspecs import WeightSource
 from astrozoo.weights.config import CONFIG_FILE
 from astrozoo.weights.files import find_file
 from astrozoo.weights.hub import HubSource, MissingFileError, hub_cache
-from astrozoo.weights.save import sha256_of
+from astrozoo.weights.save import OURS, sha256_of
 
 __all__ = ["FileSource", "LocalPlace", "Place", "RemotePlace", "locate", "refuse_pickle", "source_for", "verify"]
 
@@ -114,10 +115,18 @@ def locate(path_or_id: str | os.PathLike[str], *, revision: str | None = None, c
     path = Path(text).expanduser()
     refuse_pickle(path)
     if path.is_file():
+        if not any(fnmatch(path.name, pattern) for pattern in OURS):
+            raise WeightsError(
+                f"{path} is no file that save_model writes ({', '.join(OURS)}); give the folder of the saved model, or "
+                f"take the weights in with `astrozoo convert {path} OUT --name NAME`."
+            )
         path = path.parent
     if path.is_dir():
         if revision is not None:
-            raise WeightsError(f"{path} is a local folder, which has no revision {revision!r}; leave revision out.")
+            raise WeightsError(
+                f"{path} is a local folder, which has no revision {revision!r}; leave revision out, "
+                f"or write hf://{text} for the repository on the Hub."
+            )
         return LocalPlace(path)
     if isinstance(path_or_id, str) and _HUB_ID.fullmatch(text):
         return _remote(f"hf://{text}", revision, cache)

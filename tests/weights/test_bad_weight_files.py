@@ -202,6 +202,12 @@ def test_pickle_is_refused_with_reason_and_command(tmp_path, name):
         load_model(tmp_path / name)
 
 
+def test_other_file_beside_a_saved_model_is_not_taken_for_it(saved):
+    shutil.copy(saved / "model.safetensors", saved / "best.safetensors")
+    with pytest.raises(WeightsError, match=r"best\.safetensors is no file that save_model writes"):
+        load_model(saved / "best.safetensors")
+
+
 def test_folder_that_holds_only_a_pickle(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(WeightsError, match="is a pickle"):

@@ -148,7 +148,7 @@ def test_broken_download_is_tried_again(hub, saved, model, x):
 def test_server_error_is_told(hub, saved, monkeypatch):
     hub.add("org/toy", saved)
     hub.failing.add("model.safetensors")
-    with pytest.raises(WeightsError, match=r"model\.safetensors of hf://org/toy"):
+    with pytest.raises(WeightsError, match=r"model\.safetensors of hf://org/toy.* answered .*500.*Try again later"):
         load_model("org/toy")
 
 
@@ -217,10 +217,40 @@ def test_push_again_replaces_the_model(hub, model, variants, x):
     assert len(hub.repositories["org/pushed"].commits) == 2
 
 
+@client_warns
+def test_shards_pushed_over_one_file_are_what_loads(hub, model, variants, x):
+    push_model(variants["toy_nano"].build(), "org/pushed")
+    push_model(model, "org/pushed", max_shard_bytes=400)
+    assert "model.safetensors" not in hub.repositories["org/pushed"].files("main")
+    assert torch.equal(load_model("org/pushed")(x), model(x))
+
+
+def test_files_of_an_earlier_push_are_not_read(hub, shards, model, variants, tmp_path, x):
+    hub.add("org/toy", contents(save_model(variants["toy_nano"].build(), tmp_path / "earlier")))
+    hub.add("org/toy", shards)
+    assert torch.equal(load_model("org/toy")(x), model(x))
+
+
+def test_sharded_model_loads_offline(hub, shards, model, x, monkeypatch):
+    hub.add("org/toy", shards)
+    load_model("org/toy")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert torch.equal(load_model("org/toy")(x), model(x))
+    assert download("org/toy").is_dir()
+
+
 def test_push_that_is_refused_says_why(hub, model):
     hub.add("org/theirs", {}, gated=True)
-    with pytest.raises(WeightsError, match="Could not push to org/theirs"):
+    with pytest.raises(WeightsError, match=r"push to org/theirs: .* not let you write there \(answer 403\).*HF_TOKEN"):
         push_model(model, "org/theirs")
+    with pytest.raises(WeightsError, match="a Hub id looks like org/name"):
+        push_model(model, "theirs")
+
+
+def test_option_that_would_be_ignored_is_refused(hub, saved):
+    hub.add("org/toy", saved)
+    with pytest.raises(WeightsError, match="tag='v1' selects published weights"):
+        download("org/toy", tag="v1")
 
 
 def test_download_gives_a_folder_that_loads_without_the_hub(hub, shards, model, x, tmp_path):

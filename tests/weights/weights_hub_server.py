@@ -21,8 +21,8 @@ class Repository:
     gated: bool = False
     private: bool = False
 
-    def commit(self, files: dict[str, bytes]) -> str:
-        latest = self.files("main") or {}
+    def commit(self, files: dict[str, bytes], deleted: tuple[str, ...] = ()) -> str:
+        latest = {name: content for name, content in (self.files("main") or {}).items() if name not in deleted}
         sha = hashlib.sha1(repr((len(self.commits), sorted(files))).encode()).hexdigest()
         self.commits[sha] = {**latest, **files}
         return sha
@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._allowed(name)
         if repository is None:
             return
-        files = {}
+        files, deleted = {}, []
         for line in self.body.splitlines():
             entry = json.loads(line)
             value = entry["value"]
@@ -233,7 +233,9 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.hub.blobs[value["oid"]]
-        sha = repository.commit(files)
+            elif entry["key"] == "deletedFile":
+                deleted.append(value["path"])
+        sha = repository.commit(files, tuple(deleted))
         self._json({"commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}", "hookOutput": ""})
 
     def _json(self, content: Any, status: int = 200, kind: str = "application/json") -> None:

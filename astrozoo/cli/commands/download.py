@@ -1,7 +1,8 @@
 """Fetch a model's files, for use without a network later, and print the folder.
 
 SOURCE is a model with published weights (`astrozoo list --pretrained`), or what `load_model` takes: a Hub id such as
-org/name, or hf://org/name@revision. Interrupted downloads resume; what is complete is not fetched again.
+org/name, or hf://org/name@revision. A transfer that breaks off is tried again from where it stopped; files that are
+already in the cache are not fetched again.
 
 Examples:
   astrozoo download org/mars-climate
