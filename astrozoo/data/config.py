@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class DataConfig:
         hidden, block, score: Of `infill`.
         levels: Levels to keep; empty means all.
         units: Unit by variable to convert to, or to declare.
-        engine, chunks, combine: As for `astrozoo.data.open_fields`; chunks by dimension.
+        engine, chunks, combine, decode_times: As for `astrozoo.data.open_fields`; chunks by dimension.
         train, val, test: Fractions of the time steps, pairs of dates, or labels of members (see `split_by`).
         split_by: `time` or `member`.
         gap: Time steps left out between the parts of a split by time.
@@ -58,6 +59,7 @@ class DataConfig:
     engine: str | None = None
     chunks: Mapping[str, int] | None = None
     combine: str = "auto"
+    decode_times: bool = True
     split_by: str = "time"
     train: float | tuple[str, ...] = 0.7
     val: float | tuple[str, ...] = 0.15
@@ -67,10 +69,15 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("files", "inputs", "targets", "static", "condition", "levels", "train", "val", "test"):
             value = getattr(self, name)
-            if isinstance(value, (str, Path)):
-                value = (str(value),)
+            if isinstance(value, (str, Path)) or (name == "levels" and isinstance(value, (int, float))):
+                value = (value,)
             if isinstance(value, (list, tuple)):
-                object.__setattr__(self, name, tuple(str(item) if isinstance(item, Path) else item for item in value))
+                plain = (str(item) if isinstance(item, (Path, dt.date)) else item for item in value)
+                object.__setattr__(self, name, tuple(plain))
+        for name in ("units", "chunks"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Mapping):
+                raise ConfigError(f"data.{name} is {value!r}, expected pairs of a name and a value.")
         if self.task not in _TASKS:
             raise ConfigError(
                 f"data.task is {self.task!r}, expected one of {', '.join(_TASKS)}.{suggest(self.task, _TASKS)}"
@@ -98,6 +105,7 @@ class DataConfig:
             combine=self.combine,
             units=self.units,
             levels=self.levels or None,
+            decode_times=self.decode_times,
         )
         parts: dict[str, Any] = {"train": self.train, "val": self.val, "test": self.test}
         split: TimeSplit | MemberSplit

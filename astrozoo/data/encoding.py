@@ -108,7 +108,8 @@ class Infill:
     def __init__(self, schema: FieldSchema) -> None:
         self.schema = schema
         self.offsets = (0, 0)
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
+        # Of one dataset: the holes of validation stay as they are. Shared, so that running workers see it change.
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.hide = True
 
     def in_vars(self) -> int:

@@ -440,11 +440,11 @@ def _check_same_variables(datasets: list[xr.Dataset], files: list[Path]) -> None
             name = sorted(map(str, different))[0]
             holder, lacking = (files[0], file) if name in datasets[0].data_vars else (file, files[0])
             raise DataError(f"variable {name!r} is in {holder} but not in {lacking}; choose with variables=[...].")
-        for name, variable in dataset.data_vars.items():
-            one, two = set(datasets[0][name].dims), set(variable.dims)
+        for key, variable in dataset.data_vars.items():
+            one, two = set(datasets[0][key].dims), set(variable.dims)
             if one != two:
                 described = " and ".join(", ".join(dim for dim in DIMS if dim in dims) for dims in (one, two))
-                raise DataError(f"variable {name!r} has dimensions {described} in {files[0]} and {file}; select first.")
+                raise DataError(f"variable {key!r} has dimensions {described} in {files[0]} and {file}; select first.")
 
 
 def _labels(files: Iterable[Path]) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from astrozoo.data.axes import DIMS
 from astrozoo.data.datasets import FieldDataset, condition_rows
 from astrozoo.data.encoding import Infill, block_mean, encoding_of
-from astrozoo.data.fields import open_fields
+from astrozoo.data.fields import convert, open_fields
 from astrozoo.data.schema import FieldSchema
 from astrozoo.data.series import make_series
 from astrozoo.data.splits import contiguous_runs
@@ -43,7 +43,7 @@ def prepare(
     """
     known = FieldSchema.from_dict(schema)
     if not isinstance(fields, xr.Dataset):
-        fields = open_fields(fields)
+        fields = open_fields(fields, decode_times=bool(known.calendar))
     fields = _matching(fields, known)
     encoding = encoding_of(known)
     if isinstance(encoding, Infill):
@@ -159,7 +159,7 @@ def _matching(fields: xr.Dataset, schema: FieldSchema) -> xr.Dataset:
         unit = schema.units.get(name)
         change = conversion(fields[name].attrs.get("units"), unit, f"variable {name!r}")
         if change is not None:
-            converted = fields[name].astype(np.float64) * change[0] + change[1]
+            converted = convert(fields[name], change)
             fields = fields.assign({name: converted.assign_attrs({**fields[name].attrs, "units": unit})})
     return fields.transpose(*[dim for dim in DIMS if dim in fields.dims], ...)
 
@@ -220,15 +220,22 @@ def _with_levels(fields: xr.Dataset, schema: FieldSchema) -> xr.Dataset:
 
 
 def _later(init: np.ndarray, lead: int, times: np.ndarray) -> np.ndarray:
-    """The times `lead` steps after `init`; beyond the end of the axis, by its own frequency."""
+    """The times `lead` steps after `init`; beyond the end of the axis, or of an unbroken run, by its own frequency."""
     if not lead:
         return init
-    step = {time: index for index, time in enumerate(times.tolist())}
-    extended = _extended(times, lead)
-    return extended[[step[time] + lead for time in init.tolist()]]
+    runs = contiguous_runs(times)
+    later: dict[Any, Any] = {}
+    for run in range(runs[-1] + 1):
+        own = times[runs == run]
+        # A run of one step does not tell its frequency, the whole axis does.
+        extended = _extended(own, lead) if own.size > 1 else _extended(times, lead, own[-1:])
+        later.update(zip(own.tolist(), extended[lead:], strict=True))
+    return np.array([later[time] for time in init.tolist()], dtype=times.dtype)
 
 
-def _extended(times: np.ndarray, count: int) -> np.ndarray:
+def _extended(times: np.ndarray, count: int, start: np.ndarray | None = None) -> np.ndarray:
+    """`times`, or `start`, and `count` steps more."""
+    start = times if start is None else start
     if len(times) < 2:
         raise DataError("one time step alone does not tell how far ahead the model predicts; give at least two.")
     if times.dtype.kind in "MO" and len(times) >= 3:
@@ -236,11 +243,11 @@ def _extended(times: np.ndarray, count: int) -> np.ndarray:
         if frequency is not None:  # months and years of unequal length
             cftime = times.dtype.kind == "O"
             calendar = times[0].calendar if cftime else "proleptic_gregorian"
-            later = xr.date_range(times[-1], periods=count + 1, freq=frequency, calendar=calendar, use_cftime=cftime)
-            return np.concatenate([times, np.asarray(later.values, dtype=times.dtype)[1:]])
+            later = xr.date_range(start[-1], periods=count + 1, freq=frequency, calendar=calendar, use_cftime=cftime)
+            return np.concatenate([start, np.asarray(later.values, dtype=times.dtype)[1:]])
     usual = np.sort(np.diff(times))[(len(times) - 1) // 2]
     return np.concatenate(
-        [times, np.array([times[-1] + usual * (index + 1) for index in range(count)], dtype=times.dtype)]
+        [start, np.array([start[-1] + usual * (index + 1) for index in range(count)], dtype=times.dtype)]
     )
 
 

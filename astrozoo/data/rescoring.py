@@ -42,7 +42,7 @@ def rescoring_task(
         raise ConfigError(f"split is {split!r}, expected train, val, test or all.")
     known = FieldSchema.from_dict(schema)
     if not isinstance(fields, xr.Dataset):
-        fields = open_fields(fields)
+        fields = open_fields(fields, decode_times=bool(known.calendar))
     variables = tuple(dict.fromkeys([*known.inputs, *known.targets]))
     fields = _matching(fields, dataclasses.replace(known, inputs=variables))
     times = fields["time"].values

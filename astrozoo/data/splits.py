@@ -42,7 +42,7 @@ class TimeSplit:
     gap: int = 1
 
     def __post_init__(self) -> None:
-        if self.gap < 0:
+        if not isinstance(self.gap, int) or self.gap < 0:
             raise ConfigError(f"split gap is {self.gap}, expected 0 or more time steps.")
         parts = {}
         for name in ("train", "val", "test"):
@@ -166,15 +166,15 @@ def split_from_dict(row: dict[str, Any]) -> TimeSplit | MemberSplit:
 
 
 def contiguous_runs(times: np.ndarray) -> np.ndarray:
-    """`[time]`: the number of the unbroken run each step belongs to; a step twice the usual length starts a new one.
+    """`[time]`: the number of the unbroken run each step belongs to; a step of unusual length starts a new one.
 
-    Months of 28 and 31 days and leap years count as equal steps.
+    Months of 28 and 31 days and leap years count as equal steps, an extra hour or a missing day does not.
     """
     if len(times) < 3:
         return np.zeros(len(times), dtype=np.int64)
     steps = np.array([_seconds(later - earlier) for earlier, later in itertools.pairwise(times)])
     usual = np.median(steps)
-    return np.concatenate([[0], np.cumsum(steps > 1.5 * usual)]).astype(np.int64)
+    return np.concatenate([[0], np.cumsum(np.abs(steps - usual) > 0.25 * usual)]).astype(np.int64)
 
 
 def date_of(time: Any) -> str:
@@ -211,6 +211,9 @@ def _parse_date(text: str, name: str) -> tuple[int, ...]:
         raise ConfigError(
             f"split {name} has date {text!r}, expected ISO format such as '1990' or '1990-03-01'."
         ) from None
+    smallest, largest = (1, 1, 0, 0, 0), (12, 31, 23, 59, 59)
+    if any(not low <= part <= high for low, part, high in zip(smallest, parts[1:], largest, strict=False)):
+        raise ConfigError(f"split {name} has date {text!r}, which no calendar has.")
     return (sign * parts[0], *parts[1:])
 
 

@@ -15,6 +15,7 @@ from astrozoo.objectives.area import area_weights
 
 __all__ = ["RunningMoments"]
 
+_ROUNDING = 1e-12  # of a value: deviations below this are those of its own float64 arithmetic
 _ABSURD = 1e15  # no quantity of a planet's climate; declared fill values are NaN by the time we see them
 
 
@@ -77,10 +78,11 @@ class RunningMoments:
         within = self.m2 / np.maximum(self.count, 1.0)
         variance = (weight * (within + np.square(self.mean - mean))).sum(axis=(1, 2), keepdims=True) / total
         std = np.sqrt(variance)
+        rounding = _ROUNDING * np.where(self.count > 0, np.abs(self.mean), 0.0).max(axis=(1, 2), keepdims=True)
         if mode == "variable":
-            return Normalisation(mean, np.where(std > 0, std, 1.0))
+            return Normalisation(mean, np.where(std > rounding, std, 1.0))
         typical = np.sqrt((weight * within).sum(axis=(1, 2), keepdims=True) / total)
-        typical = np.where(typical > 0, typical, 1.0)
+        typical = np.where(typical > rounding, typical, 1.0)
         local = np.sqrt(within)
         # Rounded here, once, to what the schema stores: training and prediction then use the same numbers.
         return Normalisation(

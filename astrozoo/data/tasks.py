@@ -21,7 +21,7 @@ from astrozoo.data.baselines import baselines_of
 from astrozoo.data.datasets import FieldDataset, collate, condition_rows
 from astrozoo.data.encoding import Standardise, encoding_of
 from astrozoo.data.schema import FieldSchema
-from astrozoo.data.series import blocks, make_series, read
+from astrozoo.data.series import Transform, blocks, make_series, read
 from astrozoo.data.splits import MemberSplit, TimeSplit, contiguous_runs, date_of
 from astrozoo.data.statistics import RunningMoments
 from astrozoo.errors import ConfigError, DataError
@@ -102,13 +102,13 @@ class FieldTask:
 
 def forecast(
     fields: xr.Dataset,
-    inputs: Sequence[str] | None = None,
-    targets: Sequence[str] | None = None,
+    inputs: str | Sequence[str] | None = None,
+    targets: str | Sequence[str] | None = None,
     *,
     lead: int = 1,
     history: int = 1,
     static: Sequence[str | xr.DataArray] = (),
-    condition: Sequence[str] = (),
+    condition: str | Sequence[str] = (),
     normalize: str = "variable",
     levels_as: str = "axis",
     fill: str = "error",
@@ -137,10 +137,10 @@ def forecast(
         ConfigError: An argument has a value it cannot take.
         DataError: The fields do not allow the task.
     """
-    if lead < 0 or history < 1:
-        raise ConfigError(f"lead is {lead} and history {history}, expected lead >= 0 and history >= 1.")
-    own = _grid_variables(fields) if inputs is None else list(inputs)
-    wanted = own if targets is None else list(targets)
+    lead = _whole("lead", lead, 0)
+    history = _whole("history", history, 1)
+    own = _grid_variables(fields) if inputs is None else _names(inputs)
+    wanted = own if targets is None else _names(targets)
     if lead == 0 and set(wanted) & set(own):
         raise ConfigError("lead is 0, but a target is also an input; the model would copy it. Give lead >= 1.")
     return _build(
@@ -151,11 +151,11 @@ def forecast(
 
 def downscale(
     fields: xr.Dataset,
-    variables: Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
     *,
     factor: int,
     static: Sequence[str | xr.DataArray] = (),
-    condition: Sequence[str] = (),
+    condition: str | Sequence[str] = (),
     normalize: str = "gridpoint",
     levels_as: str = "axis",
     fill: str = "error",
@@ -169,9 +169,8 @@ def downscale(
     Raises:
         DataError: The grid is no multiple of `factor`; select a part of it first.
     """
-    if factor < 2:
-        raise ConfigError(f"factor is {factor}, expected 2 or more.")
-    names = _grid_variables(fields) if variables is None else list(variables)
+    factor = _whole("factor", factor, 2)
+    names = _grid_variables(fields) if variables is None else _names(variables)
     for dim in ("lat", "lon"):
         if fields.sizes.get(dim, 0) % factor:
             raise DataError(
@@ -185,14 +184,14 @@ def downscale(
 
 def infill(
     fields: xr.Dataset,
-    variables: Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
     *,
     hidden: float = 0.5,
     block: int = 4,
     score: str = "hidden",
     seed: int = 0,
     static: Sequence[str | xr.DataArray] = (),
-    condition: Sequence[str] = (),
+    condition: str | Sequence[str] = (),
     normalize: str = "variable",
     levels_as: str = "axis",
     split: TimeSplit | MemberSplit | None = None,
@@ -203,12 +202,11 @@ def infill(
     A share `hidden` of the cells is hidden, in blocks of `block` x `block`. Loss and metrics count the `hidden` cells
     or `all`, as `score` says. The holes depend on `seed`, on the sample and, in training, on the epoch.
     """
-    if not 0.0 < hidden < 1.0 or block < 1 or score not in ("hidden", "all"):
-        raise ConfigError(
-            f"hidden is {hidden}, block {block}, score {score!r}; expected 0 < hidden < 1, block >= 1, and score "
-            "'hidden' or 'all'."
-        )
-    names = _grid_variables(fields) if variables is None else list(variables)
+    block = _whole("block", block, 1)
+    _one_of("score", score, ("hidden", "all"))
+    if not 0.0 < hidden < 1.0:
+        raise ConfigError(f"hidden is {hidden}, expected a share between 0 and 1.")
+    names = _grid_variables(fields) if variables is None else _names(variables)
     options = {"hidden": hidden, "block": block, "score": score, "seed": seed}
     return _build(
         fields, "infill", names, names, static=static, condition=condition, normalize=normalize,
@@ -237,7 +235,12 @@ def _build(
     _one_of("levels_as", levels_as, ("axis", "channels"))
     _one_of("fill", fill, ("error", "mean", "mask"))
     variables = list(dict.fromkeys([*inputs, *targets]))
+    for names in (inputs, targets):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"variable {', '.join(twice)} is named twice.")
     _check_fields(fields, variables, levels_as)
+    condition = _names(condition)
     split = split or TimeSplit()
     times = fields["time"].values
     members = [str(label) for label in fields["member"].values] if "member" in fields.dims else None
@@ -247,6 +250,8 @@ def _build(
     if in_memory:  # one read serves statistics and series
         fields = fields.assign({name: fields[name].load() for name in variables})
     moments = _moments(fields, variables, parts["train"])
+    if fill == "error" and not in_memory:  # otherwise the series say so, with the time
+        _check_known(inputs, moments, sum(len(steps) for _, steps in parts["train"]))
     lat, lon = (np.array(fields[dim].values, dtype=np.float64) for dim in ("lat", "lon"))
     if normalize == "gridpoint" and 2 * sum(moments[name].count.size for name in variables) > _GRIDPOINT_LIMIT:
         raise ConfigError("normalize='gridpoint' would add too many statistics to the model file; choose 'variable'.")
@@ -286,11 +291,9 @@ def _datasets(
     members: list[str] | None,
     in_memory: bool,
 ) -> dict[str, FieldDataset | None]:
-    encoding = encoding_of(schema)
+    transform: Transform = encoding_of(schema).input_transform()
     checked = schema.fill == "error"
-    inputs = make_series(
-        fields, schema, schema.inputs, encoding.input_transform(), in_memory=in_memory, checked=checked
-    )
+    inputs = make_series(fields, schema, schema.inputs, transform, in_memory=in_memory, checked=checked)
     channels = schema.channels(schema.inputs)
     wanted = schema.channels(schema.targets)
     if schema.task != "downscale" and set(wanted) <= set(channels):
@@ -305,6 +308,7 @@ def _datasets(
     condition = condition_rows(fields, schema.condition)
     datasets: dict[str, FieldDataset | None] = {}
     for part, owned in parts.items():
+        encoding = encoding_of(schema)
         rows = [
             member * len(times) + step
             for member, steps in owned
@@ -314,7 +318,8 @@ def _datasets(
         if owned and not rows:
             raise DataError(
                 f"the {part} part has {len(owned[0][1])} time steps, too few for a sample that spans "
-                f"{encoding.offsets[1] - encoding.offsets[0] + 1} consecutive steps."
+                f"{encoding.offsets[1] - encoding.offsets[0] + 1} consecutive steps"
+                + (f"; the time axis falls into {runs[-1] + 1} runs of even steps." if runs[-1] else ".")
             )
         datasets[part] = FieldDataset(
             encoding, torch.tensor(rows), inputs, targets, times=times, members=members, condition=condition,
@@ -345,7 +350,10 @@ def _has_levels(fields: xr.Dataset, variables: Sequence[str]) -> bool:
 
 def _check_fields(fields: xr.Dataset, variables: Sequence[str], levels_as: str) -> None:
     if not variables:
-        raise DataError("the fields have no variable with dimensions time, lat and lon.")
+        raise DataError(
+            "the fields have no variable with dimensions time, lat and lon; open_fields(...) gives files, and Datasets "
+            "that are open already, this form."
+        )
     for name in variables:
         known = [str(key) for key in fields.data_vars]
         if name not in known:
@@ -358,6 +366,12 @@ def _check_fields(fields: xr.Dataset, variables: Sequence[str], levels_as: str) 
                 "lon; "
                 "give fields without time as static=, and series without a grid as condition=."
             )
+    for dim in ("time", "lat", "lon"):
+        if dim not in fields.coords or (dim != "time" and np.any(np.diff(fields[dim].values) <= 0)):
+            raise DataError(
+                f"the fields have no ascending coordinate {dim!r}; pass the Dataset through open_fields(...), which "
+                "gives it the standard form."
+            )
     with_levels = [name for name in variables if "level" in fields[name].dims]
     if levels_as == "axis" and with_levels and len(with_levels) < len(variables):
         surface = sorted(set(variables) - set(with_levels))
@@ -365,6 +379,18 @@ def _check_fields(fields: xr.Dataset, variables: Sequence[str], levels_as: str) 
             f"{', '.join(with_levels)} have levels and {', '.join(surface)} none; levels_as='channels' makes each "
             "variable at each level a channel, so that they fit together."
         )
+
+
+def _check_known(names: Sequence[str], moments: Mapping[str, RunningMoments], samples: int) -> None:
+    for name in names:
+        count = moments[name].count
+        missing = int(samples * count.size - count.sum())
+        if missing:
+            raise DataError(
+                f"input {name!r} has {missing} missing values in the training part. Choose fill='mean' (the "
+                "climatological mean), fill='mask' (the same, with a channel that says where), or fill the fields "
+                "yourself."
+            )
 
 
 def _described(variable: xr.DataArray) -> dict[str, str]:
@@ -414,11 +440,15 @@ def _condition(
         if name in _CYCLES:
             entries.append((name, 0.0, 1.0))
             continue
-        if name not in fields.data_vars or not set(fields[name].dims) <= {"member", "time"}:
+        if name not in fields.data_vars or not {"time"} <= set(fields[name].dims) <= {"member", "time"}:
             series = [str(key) for key in fields.data_vars if fields[key].dims == ("time",)]
             raise DataError(f"condition {name!r} is no series along time; known: {', '.join([*series, *_CYCLES])}.")
+        members = [member for member, _ in train] if "member" in fields[name].dims else []
+        seen = fields[name].isel(member=members) if members else fields[name]
         steps = train[0][1]
-        values = np.asarray(fields[name].isel(time=slice(steps.start, steps.stop)).values, dtype=np.float64)
+        values = np.asarray(seen.isel(time=slice(steps.start, steps.stop)).values, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise DataError(f"forcing {name!r} has {(~np.isfinite(values)).sum()} missing values; fill them first.")
         entries.append((name, float(values.mean()), float(values.std()) or 1.0))
     return tuple(entries)
 
@@ -442,6 +472,16 @@ def _memory() -> float:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):
         return float(8 << 30)  # no such call on this system: assume a small machine
+
+
+def _names(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ConfigError(f"{name} is {value!r}, expected a whole number, {least} or more.")
+    return int(value)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

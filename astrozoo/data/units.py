@@ -38,6 +38,9 @@ _ALIASES = {
     "degrees c": "degC",
     "degrees celsius": "degC",
     "k": "kelvin",
+    "kelvin": "kelvin",
+    "kelvins": "kelvin",
+    "ºc": "degC",  # the ordinal sign, taken for a degree
     "degk": "kelvin",
     "deg_k": "kelvin",
     "degrees k": "kelvin",
@@ -45,6 +48,8 @@ _ALIASES = {
     "f": "degF",
     "degf": "degF",
     "deg_f": "degF",
+    "pascal": "pascal",
+    "pascals": "pascal",
     "mb": "millibar",
     "mbar": "millibar",
     "millibars": "millibar",

@@ -6,6 +6,8 @@ targets (NaN) carry no weight. Predictions and targets are `[batch, *channels, l
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -25,21 +27,24 @@ __all__ = ["AnomalyCorrelation", "AreaWeightedBias", "AreaWeightedRMSE"]
 class _FieldMetric(Metric):
     """Common part: area weights, and sums per channel.
 
+    The sum is a state named as the class says: a `MetricCollection` takes metrics whose states have equal names, and
+    equal values after the first batch, for one metric, and RMSE and bias of a perfect first batch are both 0.
+
     Args:
         lat: `[lat]`, degrees north.
         channels: Sizes between the batch and the grid, such as `(var, level)`; `()` for `[batch, lat, lon]`.
     """
 
     full_state_update = False
+    summed: ClassVar[str]
     weight: Tensor
-    total: Tensor
     count: Tensor
 
     def __init__(self, lat: Tensor, channels: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.channels = tuple(channels)
         self.register_buffer("weight", area_weights(lat.double())[:, None], persistent=False)
-        self.add_state("total", torch.zeros(self.channels, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(self.summed, torch.zeros(self.channels, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros(self.channels, dtype=torch.float64), dist_reduce_fx="sum")
 
     def set_dtype(self, dst_type: str | torch.dtype) -> _FieldMetric:
@@ -60,22 +65,26 @@ class _FieldMetric(Metric):
         target = torch.where(known, target.double(), 0.0)
         return prediction, target, known * self.weight
 
+    def _add(self, total: Tensor, count: Tensor) -> None:
+        setattr(self, self.summed, getattr(self, self.summed) + total)
+        self.count = self.count + count
+
     def _mean(self) -> Tensor:
-        return torch.where(
-            self.count > 0, self.total / self.count.clamp_min(torch.finfo(torch.float64).tiny), torch.nan
-        )
+        total: Tensor = getattr(self, self.summed)
+        return torch.where(self.count > 0, total / self.count.clamp_min(torch.finfo(torch.float64).tiny), torch.nan)
 
 
 class AreaWeightedRMSE(_FieldMetric):
     """Square root of the area-weighted mean squared error over all samples and cells."""
 
+    summed = "squared_error"
     higher_is_better = False
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch."""
         prediction, target, weight = self._known(prediction, target)
-        self.total += (weight * (prediction - target).square()).sum(dim=(0, -2, -1))
-        self.count += weight.sum(dim=(0, -2, -1))
+        squares = (weight * (prediction - target).square()).sum(dim=(0, -2, -1))
+        self._add(squares, weight.sum(dim=(0, -2, -1)))
 
     def compute(self) -> Tensor:
         """`[*channels]`; NaN where no target was known."""
@@ -85,11 +94,12 @@ class AreaWeightedRMSE(_FieldMetric):
 class AreaWeightedBias(_FieldMetric):
     """Area-weighted mean of prediction minus target."""
 
+    summed = "error"
+
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch."""
         prediction, target, weight = self._known(prediction, target)
-        self.total += (weight * (prediction - target)).sum(dim=(0, -2, -1))
-        self.count += weight.sum(dim=(0, -2, -1))
+        self._add((weight * (prediction - target)).sum(dim=(0, -2, -1)), weight.sum(dim=(0, -2, -1)))
 
     def compute(self) -> Tensor:
         """`[*channels]`; NaN where no target was known."""
@@ -106,6 +116,7 @@ class AnomalyCorrelation(_FieldMetric):
         climatology: `[*channels, lat, lon]`, subtracted from both; None where they are anomalies already.
     """
 
+    summed = "correlation"
     higher_is_better = True
     climatology: Tensor | None
 
@@ -120,9 +131,9 @@ class AnomalyCorrelation(_FieldMetric):
         prediction, target, weight = self._known(prediction, target)
         covariance = (weight * prediction * target).sum(dim=(-2, -1))  # [batch, *channels]
         scale = ((weight * prediction.square()).sum(dim=(-2, -1)) * (weight * target.square()).sum(dim=(-2, -1))).sqrt()
-        defined = scale > 0
-        self.total += torch.where(defined, covariance / torch.where(defined, scale, 1.0), 0.0).sum(dim=0)
-        self.count += defined.sum(dim=0)
+        defined = scale != 0  # one that is not finite is counted: a broken prediction must not score well
+        correlation = torch.where(defined, covariance / torch.where(defined, scale, 1.0), 0.0)
+        self._add(correlation.sum(dim=0), defined.sum(dim=0))
 
     def compute(self) -> Tensor:
         """`[*channels]`, from -1 to 1; NaN where no sample has a correlation."""

@@ -9,7 +9,8 @@ from astrozoo.errors import DataError
 @pytest.mark.parametrize(
     ("first", "second"),
     [("m s-1", "m s**-1"), ("m2 s-2", "m**2 s**-2"), ("kg m-2 s-1", "kg/m**2/s"), ("degC", "Celsius"), ("K", "kelvin"),
-     ("millibars", "hPa"), ("1", ""), ("W m^-2", "W m-2"), ("kg kg-1", "kg kg**-1")],
+     ("millibars", "hPa"), ("1", ""), ("W m^-2", "W m-2"), ("kg kg-1", "kg kg**-1"),
+     ("Kelvin", "K"), ("Pascals", "Pa"), ("ºC", "degC")],
 )  # fmt: skip
 def test_spellings_of_one_unit_are_the_same(first, second):
     assert same_unit(first, second)

@@ -5,6 +5,7 @@ import json
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -25,6 +26,7 @@ from astrozoo.data import (
     to_dataset,
 )
 from astrozoo.data.splits import contiguous_runs, date_of
+from astrozoo.data.statistics import RunningMoments
 from astrozoo.errors import ConfigError, DataError
 
 
@@ -120,8 +122,11 @@ def test_missing_inputs_are_named_or_filled(make_fields):
     fields["t2m"][7, 2, 3] = np.nan
     with pytest.raises(DataError, match=r"'t2m' has 1 missing values, first at 1957-01-01"):
         forecast(fields)
+    with pytest.raises(DataError, match="'t2m' has 1 missing values in the training part"):
+        forecast(fields, in_memory=False)
+    late = forecast(fields.roll(time=23), in_memory=False)  # the gap lies in the validation part
     with pytest.raises(DataError, match="missing"):
-        next(iter(DataLoader(forecast(fields, in_memory=False).train, batch_size=20, collate_fn=lambda batch: batch)))
+        next(iter(DataLoader(late.val, batch_size=20, collate_fn=lambda batch: batch)))
     assert forecast(fields, fill="mean").train[7].inputs["x"][0, 0, 2, 3] == 0
     masked = forecast(fields, fill="mask").train
     assert masked[7].inputs["x"][1, 0, 2, 3] == 0
@@ -219,13 +224,107 @@ def test_workers_reading_files_give_what_memory_gives(make_fields, tmp_path, con
     assert torch.equal(lazy.train[3].targets["y"], whole[3].targets["y"])
 
 
+def test_steps_of_unusual_length_are_no_steps_of_a_forecast(make_fields):
+    days = np.array([0, 1, 2, 2.4, 3, 4, 5, 7, 8])
+    times = pd.Timestamp("2000-01-01") + pd.to_timedelta(days, unit="D")
+    fields = make_fields(len(days)).assign_coords(time=times)
+    train = forecast(fields, split=TimeSplit(train=1.0, val=0, test=0)).train
+    pairs = [(days[row], days[row + 1]) for row in train.rows.tolist()]
+    assert pairs == [(0, 1), (1, 2), (3, 4), (4, 5), (7, 8)]
+    months = xr.date_range("1999-01-01", periods=48, freq="MS")
+    assert contiguous_runs(months.values).max() == 0
+
+
+def test_prediction_from_before_a_gap_is_labelled_inside_it(make_fields):
+    times = pd.date_range("2000-01-01", periods=20)
+    fields = make_fields(20).assign_coords(time=times).isel(time=[step for step in range(20) if step != 10])
+    schema = forecast(fields, split=TimeSplit(train=1.0, val=0, test=0)).schema()
+    new = prepare(fields, schema)
+    back = to_dataset(torch.zeros(len(new), 1, 1, 8, 16), schema, new.coordinates())
+    assert np.all(back.time.values - back.init_time.values == np.timedelta64(1, "D"))
+
+
+def test_axis_of_plain_numbers_serves_training_and_prediction(make_fields, tmp_path):
+    fields = make_fields(20).assign_coords(
+        time=("time", np.arange(20.0), {"units": "months since 1990-01-01", "axis": "T"})
+    )
+    fields.to_netcdf(tmp_path / "a.nc")
+    with pytest.raises(DataError, match="decode_times=False"):
+        open_fields(tmp_path / "a.nc")
+    task = DataConfig(files=str(tmp_path / "a.nc"), decode_times=False, gap=0).build()
+    assert len(prepare(tmp_path / "a.nc", task.schema())) == 20
+
+
+def test_forcing_is_normalised_by_the_training_members_alone(make_fields):
+    fields = make_fields(members=3)
+    forcing = np.stack([np.arange(40.0), 2 * np.arange(40.0), np.full(40, 1e6)])
+    fields["co2"] = (("member", "time"), forcing)
+    task = forecast(fields, ["t2m"], condition="co2", split=MemberSplit(train=(0, 1), test=(2,)))
+    assert task.field_schema.condition == (("co2", forcing[:2].mean(), pytest.approx(forcing[:2].std())),)
+    fields["co2"][0, 3] = np.nan
+    with pytest.raises(DataError, match="'co2' has 1 missing values"):
+        forecast(fields, ["t2m"], condition="co2", split=MemberSplit(train=(0, 1), test=(2,)))
+
+
+@pytest.mark.parametrize("value", [280.1, 101325.3, 1e-9, -0.1])
+@pytest.mark.parametrize("mode", ["variable", "gridpoint"])
+def test_constant_variable_has_standard_deviation_one(value, mode):
+    moments = RunningMoments("constant")
+    for _ in range(3):
+        moments.update(np.full((7, 1, 8, 16), value))
+    np.testing.assert_array_equal(moments.normalisation(mode, np.linspace(-80, 80, 8)).std, 1.0)
+
+
+def test_small_deviations_from_a_large_offset_keep_their_digits():
+    rng = np.random.default_rng(0)
+    values = 1e6 + 1e-2 * rng.standard_normal((3000, 1, 4, 4))
+    moments = RunningMoments("pressure")
+    for start in range(0, 3000, 37):
+        moments.update(values[start : start + 37])
+    exact = (values - 1e6).astype(np.longdouble)
+    np.testing.assert_allclose(np.sqrt(moments.m2 / moments.count), exact.std(axis=0).astype(float), rtol=1e-8)
+    np.testing.assert_allclose(moments.mean - 1e6, exact.mean(axis=0).astype(float), atol=2e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lead": "1"}, "lead is '1'"),
+        ({"lead": 1.5}, "lead is 1.5"),
+        ({"history": 0}, "history is 0"),
+        ({"inputs": ["t2m", "t2m"]}, "named twice"),
+    ],
+)
+def test_values_that_make_no_sense_are_config_errors(make_fields, options, message):
+    with pytest.raises(ConfigError, match=message):
+        forecast(make_fields(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"train": ("2000-13", "2001"), "val": 0, "test": 0}, "no calendar"), ({"gap": 1.5}, "gap is 1.5")],
+)
+def test_splits_that_make_no_sense_are_config_errors(options, message):
+    with pytest.raises(ConfigError, match=message):
+        TimeSplit(**options)
+
+
+def test_fields_in_another_form_are_sent_through_open_fields(make_fields):
+    fields = make_fields()
+    for other in (fields.rename(lat="latitude"), fields.isel(lat=slice(None, None, -1)), fields.drop_vars("lon")):
+        with pytest.raises(DataError, match="open_fields"):
+            forecast(other)
+    assert forecast(open_fields(fields.rename(lat="latitude").isel(latitude=slice(None, None, -1))), "t2m").train
+
+
 def test_tasks_pickle(make_fields):
     task = pickle.loads(pickle.dumps(infill(make_fields()).train))
     assert task[0].inputs["x"].shape == (2, 1, 8, 16)
 
 
 def test_infill_hides_and_scores_the_same_cells_and_changes_by_epoch(make_fields):
-    train = infill(make_fields(), hidden=0.4, block=2).train
+    task = infill(make_fields(), hidden=0.4, block=2)
+    train, held_out = task.train, task.val[0].inputs["x"]
     first = train[0]
     known = first.inputs["x"][1].bool()
     assert torch.equal(first.targets["y"][0].isnan(), known)
@@ -233,6 +332,7 @@ def test_infill_hides_and_scores_the_same_cells_and_changes_by_epoch(make_fields
     assert torch.equal(train[0].inputs["x"], first.inputs["x"])
     train.set_epoch(1)
     assert not torch.equal(train[0].inputs["x"], first.inputs["x"])
+    assert torch.equal(task.val[0].inputs["x"], held_out)
 
 
 def test_baselines_and_metrics_reproduce_published_numbers(shared_data):

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import xarray as xr
+from torchmetrics import MetricCollection
 
 from astrozoo.errors import InputError
 from astrozoo.objectives import AnomalyCorrelation, AreaWeightedBias, AreaWeightedRMSE
@@ -64,6 +65,28 @@ def test_nothing_known_is_nan_and_wrong_shape_is_an_error():
     assert metric.compute().isnan()
     with pytest.raises(InputError, match=r"\[batch, 9, lon\]"):
         metric.update(torch.zeros(1, 8, 4), torch.zeros(1, 8, 4))
+
+
+def test_a_prediction_that_is_not_finite_does_not_score():
+    prediction, target = pair()
+    prediction[3] = torch.nan
+    for metric in (AreaWeightedRMSE, AreaWeightedBias, AnomalyCorrelation):
+        broken = metric(LAT, (2, 3))
+        broken.update(prediction, target)
+        assert broken.compute().isnan().all()
+
+
+def test_a_collection_keeps_metrics_apart_that_agree_on_the_first_batch():
+    prediction, target = pair()
+    metrics = {"rmse": AreaWeightedRMSE, "bias": AreaWeightedBias, "acc": AnomalyCorrelation}
+    collection = MetricCollection({name: metric(LAT, (2, 3)) for name, metric in metrics.items()})
+    alone = {name: metric(LAT, (2, 3)) for name, metric in metrics.items()}
+    for batch in ((target, target), (prediction, target)):
+        collection.update(*batch)
+        for metric in alone.values():
+            metric.update(*batch)
+    for name, value in collection.compute().items():
+        torch.testing.assert_close(value, alone[name].compute())
 
 
 def _score_half(rank: int, folder: str) -> None:
