@@ -250,6 +250,15 @@ def damaged(path: Path, reason: str) -> str:
     """The sentence about a safetensors file that cannot be read."""
     if not path.exists():
         return f"Weights file {path} does not exist; check the path, or save or download the model again."
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(8)
+        # What torch.save writes, today and of old; the first eight bytes of safetensors are a length, whose last is 0.
+        if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[7:] != b"\0"):
+            return (
+                f"Weights file {path} is a pickle under the name of a safetensors file, and unpickling can run any "
+                f"code that its author put there. If you trust it, rename it to .pt and run: astrozoo convert FILE OUT "
+                f"--name NAME"
+            )
     return (
         f"Weights file {path} ({path.stat().st_size:,} bytes) is no readable safetensors file: {reason}. It is "
         f"truncated or damaged: copy or download it again."

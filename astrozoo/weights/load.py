@@ -404,5 +404,5 @@ def _prefixed(where: str) -> Any:
         yield
     except AstrozooError as error:
         raise type(error)(f"{where}: {error}") from error
-    except TypeError as error:  # a value of a type the configuration's own checks do not expect
+    except (TypeError, ValueError, RuntimeError) as error:  # values that the configuration's own checks let through
         raise WeightsError(f"{where}: the configuration cannot take its values: {error}.") from error

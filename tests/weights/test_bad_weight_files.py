@@ -171,6 +171,8 @@ def test_config_that_is_no_json(saved, text):
         ({"name": 3}, WeightsError, "'name' is 3"),
         ({"config": {"widht": 8}}, ConfigError, r"config\.json: .*'widht'.*Did you mean 'width'"),
         ({"config": {"width": "eight"}}, WeightsError, "cannot take its values"),
+        ({"config": {"width": -8}}, WeightsError, "cannot take its values"),
+        ({"config": {"width": 2**70}}, WeightsError, "cannot take its values"),
         ({"config": [1]}, WeightsError, "'config' is"),
         ({"format": 2}, WeightsError, r"written by a newer astrozoo \(version 0.*Upgrade"),
         ({"format": "1"}, WeightsError, "format '1'; expected a whole number"),
@@ -200,6 +202,14 @@ def test_pickle_is_refused_with_reason_and_command(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x80\x04.")
     with pytest.raises(WeightsError, match=rf"can run any code.*astrozoo convert .*{name} OUT --name NAME"):
         load_model(tmp_path / name)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickle_under_a_safetensors_name_is_refused(saved, model, zipped):
+    torch.save(model.state_dict(), saved / "model.safetensors", _use_new_zipfile_serialization=zipped)
+    edit_config(saved, files={})
+    with pytest.raises(WeightsError, match=r"is a pickle under the name.*astrozoo convert"):
+        load_model(saved)
 
 
 def test_other_file_beside_a_saved_model_is_not_taken_for_it(saved):
