@@ -7,6 +7,7 @@ sections; keys are spelt with dots (`optim.lr`). Every problem is a `ConfigError
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -161,14 +162,14 @@ def _scalar(value: Any, kind: Any, key: str) -> Any:
         require(isinstance(value, bool), key, value, "true or false")
         return value
     if kind in (int, float):
-        expected = "a whole number" if kind is int else "a number"
+        expected = "a whole number" if kind is int else "a finite number"
         require(not isinstance(value, bool), key, value, expected)
         try:
             # YAML reads 3e-4 as text (it wants 3.0e-4); a number is meant.
             number = float(value) if isinstance(value, str) else value
         except ValueError:
             number = None
-        fits = isinstance(number, (int, float)) and (kind is float or float(number).is_integer())
+        fits = isinstance(number, (int, float)) and (math.isfinite(number) if kind is float else number % 1 == 0)
         require(fits, key, value, expected)
         return kind(number)
     if kind is str and isinstance(value, Path):

@@ -89,6 +89,9 @@ def _model_overrides(values: Mapping[str, Any], flags: Iterable[str]) -> dict[st
         name, equals, text = flag.partition("=")
         if not equals:
             raise ConfigError(f"override 'model.{flag}' is not key=value; write for example model.depths=[1,1,2].")
-        merged[name] = yaml.safe_load(text)
+        try:
+            merged[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value of override 'model.{flag}' is no YAML: {error}") from error
     # Configurations hold tuples, which YAML does not have.
     return {name: tuple(value) if isinstance(value, list) else value for name, value in merged.items()}

@@ -103,7 +103,7 @@ def _run(trainer: Trainer, callbacks: Sequence[Callback], resumed: bool) -> Trai
 
 def _result(trainer: Trainer, stopped: str, last: Path) -> TrainResult:
     model, runtime, data = trainer.model, trainer.runtime, trainer.data
-    best = trainer.out / "best" if trainer.best_step else None
+    best = trainer.out / "best" if trainer.best_step and (trainer.out / "best").is_dir() else None
     _load_weights(trainer, best or last)
     model.eval()
     split = next((name for name in ("test", "val") if split_of(data, name) is not None), None)
@@ -167,23 +167,22 @@ def _folder(config: TrainConfig, model: ZooModel, runtime: Runtime) -> Path:
 
 
 def _resume(trainer: Trainer, resume: Resume) -> bool:
-    folder = trainer.out / "checkpoints"
-    if resume is False:
-        trainer.runtime.together(lambda: _set_aside(folder))
-        return False
-    found = saved.latest_checkpoint(folder) if resume == "auto" else saved.read_checkpoint(str(resume))
+    folder, runtime = trainer.out / "checkpoints", trainer.runtime
+    found = None
+    if resume == "auto":
+        found = saved.latest_checkpoint(folder)
+    elif resume is not False:
+        found = saved.read_checkpoint(Path(resume))
     if found is not None:
         trainer.restore(found)
+    reached = runtime.gather(trainer.step)  # after this, every process has read what it needs
+    if len(set(reached)) > 1:
+        raise TrainingError(f"the processes found checkpoints of steps {reached} in {folder}; they must share a disk.")
+    aside = runtime.together(lambda: saved.set_aside(folder, trainer.step))
+    if aside is not None and runtime.main:
+        begin = "starts anew" if found is None else f"goes on from step {trainer.step}"
+        log.warning("This run %s: checkpoints of later steps were moved to %s.", begin, aside)
     return found is not None
-
-
-def _set_aside(folder: Path) -> None:
-    if folder.exists():
-        number = 1
-        while (aside := folder.with_name(f"checkpoints-before-{number}")).exists():
-            number += 1
-        folder.rename(aside)
-        log.warning("Starting anew: earlier checkpoints were moved to %s.", aside)
 
 
 @contextlib.contextmanager

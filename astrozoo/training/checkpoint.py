@@ -1,10 +1,10 @@
 """Checkpoints: the complete state of a run, in safetensors and JSON, written whole or not at all.
 
     <out>/checkpoints/step-00000500/
-        state.json            position, settings, optimiser groups, size and sha256 of every other file
+        state.json            position, settings, plain values of the optimiser, size and sha256 of every other file
         model.safetensors     parameters and buffers, unsharded
         ema.safetensors       the moving average, if there is one
-        optimizer.safetensors `parameter name|key`
+        optimizer.safetensors `parameter name|key`, and what the optimiser keeps beside its parameters
         rng.safetensors       generators of every process
 
 Nothing is ever unpickled. A checkpoint written by any number of processes loads into any other number.
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from astrozoo.errors import TrainingError, WeightsError
-from astrozoo.weights.files import atomic_folder, read_tensors, write_tensors
+from astrozoo.weights.files import atomic_folder, read_tensors, remove_abandoned, write_tensors
 
 __all__ = [
     "Checkpoint",
@@ -38,6 +38,7 @@ __all__ = [
     "optimizer_state",
     "read_checkpoint",
     "rng_state",
+    "set_aside",
     "set_rng_state",
     "full_tensors",
     "write_checkpoint",
@@ -61,6 +62,23 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
+def set_aside(folder: Path, after: int) -> Path | None:
+    """Move the checkpoints of later steps than `after` to a folder beside, which is returned; None without any.
+
+    A run that continues an earlier step writes those steps again, and must not find them first.
+    """
+    later = [path for path in checkpoints(folder) if not path.name <= f"step-{after:08d}"]
+    if not later:
+        return None
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}-before-{number}")).exists():
+        number += 1
+    aside.mkdir()
+    for path in later:
+        path.rename(aside / path.name)
+    return aside
+
+
 def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Write `folder/step-<step>` atomically, then remove all but the last `keep`.
 
@@ -78,6 +96,7 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, *, keep: i
         (staging / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
+    remove_abandoned(folder)  # a process killed amid its save leaves a copy of the whole state
     return path
 
 
@@ -176,52 +195,82 @@ def _like(tensor: Tensor, whole: Tensor) -> Tensor:
     return distribute_tensor(moved, tensor.device_mesh, tensor.placements)  # type: ignore[attr-defined]
 
 
-def optimizer_state(
-    optimizer: torch.optim.Optimizer, model: nn.Module
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]], dict[str, Tensor]]:
-    """Groups, plain values and tensors of an optimiser, by parameter name. All processes must call it together."""
+def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What an optimiser remembers, as JSON-able values and tensors. All processes must call it together.
+
+    Some optimisers count steps in their groups, or keep a generator of their own beside them; settings are left out.
+
+    Raises:
+        TrainingError: It remembers something that cannot be saved.
+    """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = [
-        {
-            **{key: value for key, value in group.items() if key != "params"},
-            "names": [names[id(p)] for p in group["params"]],
-        }
-        for group in optimizer.param_groups
-    ]
-    plain: dict[str, dict[str, Any]] = {}
-    tensors = {}
-    for parameter, values in optimizer.state.items():
-        name = names[id(parameter)]
-        for key, value in values.items():
-            if isinstance(value, Tensor):
-                whole = value.full_tensor() if hasattr(value, "full_tensor") else value
-                tensors[f"{name}|{key}"] = whole.detach()
-            else:
-                plain.setdefault(name, {})[key] = value
-    return groups, plain, tensors
+    settings = {"params", *optimizer.defaults}
+    tensors: dict[str, Tensor] = {}
+    extra = {key: value for key, value in optimizer.state_dict().items() if key not in ("state", "param_groups")}
+    plain = {
+        "parameters": {names[id(p)]: _packed(v, names[id(p)], tensors) for p, v in optimizer.state.items()},
+        "groups": [
+            _packed({key: value for key, value in group.items() if key not in settings}, f"|group {index}", tensors)
+            for index, group in enumerate(optimizer.param_groups)
+        ],
+        "extra": _packed(extra, "|extra", tensors),
+    }
+    return plain, tensors
 
 
 def load_optimizer(
-    optimizer: torch.optim.Optimizer,
-    model: nn.Module,
-    plain: Mapping[str, Mapping[str, Any]],
-    saved: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer, model: nn.Module, plain: Mapping[str, Any], saved: Mapping[str, Tensor]
 ) -> None:
-    """The inverse of `optimizer_state` for its state; the groups' settings stay those of the current configuration."""
+    """The inverse of `optimizer_state`; settings such as betas stay those of the current configuration."""
     parameters = dict(model.named_parameters())
-    state: dict[str, dict[str, Any]] = {name: dict(values) for name, values in plain.items()}
-    for key, tensor in saved.items():
-        name, _, entry = key.rpartition("|")
-        if name not in parameters:
-            raise TrainingError(f"the checkpoint's optimiser state is of parameter {name!r}, which the model lacks.")
-        same = tensor.shape == parameters[name].shape
-        # Reading maps the file; the optimiser writes in place, so it gets memory of its own.
-        state.setdefault(name, {})[entry] = _like(parameters[name], tensor.clone()) if same else tensor.clone()
+    # Reading maps the file; the optimiser writes in place, so it gets memory of its own.
+    owned = {name: tensor.clone() for name, tensor in saved.items()}
     current = optimizer.state_dict()
+    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = {id(parameter): name for name, parameter in parameters.items()}
-    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-    current["state"] = {index: state[name] for index, name in enumerate(order) if name in state}
-    optimizer.load_state_dict(current)
+    state = {name: _unpacked(values, owned) for name, values in plain["parameters"].items()}
+    for name, values in state.items():
+        for entry, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameters[name].shape:
+                values[entry] = _like(parameters[name], value)
+    current["state"] = {i: dict(state[names[id(p)]]) for i, p in enumerate(order) if names[id(p)] in state}
+    for group, values in zip(current["param_groups"], plain["groups"], strict=True):
+        group.update(_unpacked(values, owned))
+    optimizer.load_state_dict({**current, **_unpacked(plain["extra"], owned)})
+    for parameter, values in optimizer.state.items():
+        for entry, value in values.items():
+            kept = state[names[id(parameter)]].get(entry)
+            if isinstance(kept, Tensor) and kept.dtype != value.dtype:
+                values[entry] = value.to(kept.dtype)  # torch casts to the parameter's, which is not what was saved
+
+
+def _packed(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON; the tensors in it go to `tensors`, under names that begin with `key`."""
+    if isinstance(value, Tensor):
+        tensors[key] = (value.full_tensor() if hasattr(value, "full_tensor") else value).detach()
+        return {"tensor": key}
+    if isinstance(value, Mapping):
+        return {str(name): _packed(item, f"{key}|{name}", tensors) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_packed(item, f"{key}|{index}", tensors) for index, item in enumerate(value)]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TrainingError(
+        f"the optimiser remembers {key!r} as {type(value).__name__}, which no checkpoint can hold; choose another "
+        f"optim.name."
+    )
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"tensor"}:
+        return tensors[value["tensor"]]
+    if value.keys() in ({"list"}, {"tuple"}):
+        ((kind, items),) = value.items()
+        return (tuple if kind == "tuple" else list)(_unpacked(item, tensors) for item in items)
+    return {name: _unpacked(item, tensors) for name, item in value.items()}
 
 
 def rng_state(device: torch.device) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -34,8 +34,8 @@ class OptimConfig:
         name: `adamw`, `adam`, `sgd`, `lion`, `muon`, or any other name of `timm.optim.list_optimizers()`.
         lr: Peak learning rate.
         weight_decay: Applied to matrices and kernels; never to parameters with fewer than two dimensions.
-        betas: Decay rates of the running averages, where the optimiser has them.
-        momentum: Of `sgd`.
+        betas: Decay rates of the running averages; None takes those the optimiser was published with.
+        momentum: Of optimisers that have one; None takes theirs, or 0.9 where theirs is none (`sgd`).
         clip: Largest norm of the gradient; None never clips.
         options: Further keyword arguments of the optimiser.
     """
@@ -43,8 +43,8 @@ class OptimConfig:
     name: str = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    momentum: float = 0.9
+    betas: tuple[float, float] | None = None
+    momentum: float | None = None
     clip: float | None = 1.0
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -52,7 +52,10 @@ class OptimConfig:
         settings.coerce(self, section="optim")
         require(self.lr > 0, "optim.lr", self.lr, "a number above 0")
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
-        require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers in [0, 1)")
+        betas = self.betas is None or all(0 <= beta < 1 for beta in self.betas)
+        require(betas, "optim.betas", self.betas, "two numbers in [0, 1), or null")
+        momentum = self.momentum is None or 0 <= self.momentum < 1
+        require(momentum, "optim.momentum", self.momentum, "a number in [0, 1), or null")
         require(self.clip is None or self.clip > 0, "optim.clip", self.clip, "a number above 0, or null")
 
 

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from astrozoo import objectives
 from astrozoo.batch import Batch
-from astrozoo.errors import DataError
+from astrozoo.errors import ConfigError, DataError
 from astrozoo.module import ZooModel
-from astrozoo.training.order import SeededSamples
+from astrozoo.training.order import SeededSamples, leave_signals_to_trainer
 from astrozoo.training.protocol import Samples, baselines_of, collate_of, metrics_of, split_of
 from astrozoo.training.runtime import LossModule, Runtime, mover
 
@@ -41,8 +41,11 @@ def evaluate(
         num_workers: Processes that load data.
 
     Raises:
+        ConfigError: The batch size is no positive number.
         DataError: The data have no such split.
     """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; expected a whole number above 0.")
     if not isinstance(model, ZooModel):
         from astrozoo.weights import load_model
 
@@ -147,6 +150,7 @@ def _batches(samples: Samples, data: Any, size: int, workers: int, indices: Any)
         batch_sampler=[list(chunk) for chunk in chunks],
         collate_fn=collate_of(data),
         num_workers=workers,
+        worker_init_fn=leave_signals_to_trainer,
         generator=torch.Generator(),
     )
     return iter(loader)

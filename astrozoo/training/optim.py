@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,8 +42,10 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         for parameters, decay in ((decayed, config.weight_decay), (free, 0.0))
         if parameters
     ]
-    arguments: dict[str, Any] = {"lr": config.lr, **config.options}
     name = config.name.lower()
+    arguments: dict[str, Any] = {"lr": config.lr}
+    arguments |= {key: value for key in ("betas", "momentum") if (value := getattr(config, key)) is not None}
+    arguments |= config.options
     kind: Any
     if name in _FUSED:
         kind = _FUSED[name]
@@ -50,11 +53,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         arguments.setdefault("fused", not (sharded and decayed[:1] and decayed[0].device.type == "cpu"))
         if arguments["fused"] and any(parameter.device.type not in ("cpu", "cuda") for parameter in decayed + free):
             arguments["fused"] = False
-        arguments |= {"momentum": config.momentum} if name == "sgd" else {"betas": config.betas}
     else:
         kind = _timm_optimizer(config.name)
-        if name in ("lion", "muon"):
-            arguments["betas"] = config.betas
+    momentum = inspect.signature(kind).parameters.get("momentum")
+    if momentum is not None and momentum.default == 0:
+        arguments.setdefault("momentum", 0.9)
     try:
         return kind(groups, **arguments)
     except (TypeError, ValueError) as error:
@@ -70,7 +73,10 @@ def _timm_optimizer(name: str) -> Any:
             f"optim.name is {name!r}, which no library offers.{suggest(name, known)} "
             f"Often used: adamw, lion, muon, sgd; all names: timm.optim.list_optimizers()."
         )
-    return timm.optim.get_optimizer_class(name.lower(), bind_defaults=True)
+    try:
+        return timm.optim.get_optimizer_class(name.lower(), bind_defaults=True)
+    except (AssertionError, ImportError) as error:  # timm asserts that what an optimiser needs is there
+        raise ConfigError(f"optimiser {name!r} cannot run here: {error}.") from error
 
 
 def learning_rate(config: ScheduleConfig, step: int, steps: int) -> float:

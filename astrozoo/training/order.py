@@ -6,6 +6,7 @@ that any number of processes and micro-batches sees the same samples in the same
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from astrozoo.batch import Batch
 from astrozoo.errors import ConfigError, DataError
 
-__all__ = ["Chunk", "DataOrder", "SeededSamples"]
+__all__ = ["Chunk", "DataOrder", "SeededSamples", "leave_signals_to_trainer"]
 
 
 class Chunk(list[int]):
@@ -104,6 +105,15 @@ class SeededSamples:
                 self.samples.set_epoch(seed[1])
         together = getattr(self.samples, "__getitems__", None)
         return together(chunk) if together is not None else [self.samples[index] for index in chunk]
+
+
+def leave_signals_to_trainer(_worker: int) -> None:
+    """Let a worker process outlive the Ctrl-C or SIGTERM that a whole group gets: the trainer still needs its batches.
+
+    A second SIGTERM ends it, which is how a trainer that gives up ends a worker that hangs.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _frame: signal.signal(number, signal.SIG_DFL))
 
 
 def _seed_worker(seed: Sequence[int]) -> None:

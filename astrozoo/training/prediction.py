@@ -48,7 +48,7 @@ def predict(
     from astrozoo.data import prepare, to_dataset
 
     if out is not None:
-        _writer(Path(out))  # before anything is computed
+        _check_place(Path(out), data)  # before anything is computed
     if not isinstance(model, ZooModel):
         from astrozoo.weights import load_model
 
@@ -104,6 +104,15 @@ def _writer(out: Path) -> Any:
         # Zarr's consolidated metadata are no part of format 3, and xarray warns of writing them.
         return lambda dataset, path: dataset.to_zarr(path, consolidated=False)
     raise ConfigError(f"out is {str(out)!r}; expected a name that ends in .nc (NetCDF) or .zarr (Zarr).")
+
+
+def _check_place(out: Path, data: Any) -> None:
+    _writer(out)
+    if out.suffix != ".zarr" and out.is_dir():
+        raise ConfigError(f"out is {str(out)!r}, which is a folder; choose the name of a file.")
+    given = data if isinstance(data, (list, tuple)) else [data]
+    if any(isinstance(item, (str, os.PathLike)) and Path(item).resolve() == out.resolve() for item in given):
+        raise ConfigError(f"out is {str(out)!r}, one of the files to predict from; it would be lost. Choose another.")
 
 
 def _samples(data: Any, schema: dict[str, Any], prepare: Any) -> Any:

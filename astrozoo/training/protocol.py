@@ -72,15 +72,16 @@ def split_of(data: Any, name: str) -> Samples | None:
     samples = getattr(data, name, None)
     if samples is None:
         if name == "train":
+            hint = " Of a DataLoader pass the data set: the trainer makes batches itself." if _is_loader(data) else ""
             raise DataError(
-                f"{type(data).__name__} has no split 'train'. Training data are an object with the attribute `train`, "
+                f"{type(data).__name__} has no split 'train'.{hint} Data are an object with the attribute `train`, "
                 f"a map-style data set of astrozoo.Batch samples (see astrozoo.training.TrainingData)."
             )
         return None
     if not (hasattr(samples, "__len__") and hasattr(samples, "__getitem__")):
         raise DataError(
             f"the split {name!r} ({type(samples).__name__}) has no length or no random access; resuming amid an epoch "
-            f"needs a map-style data set with __len__ and __getitem__."
+            f"needs a map-style data set with __len__ and __getitem__, such as the `dataset` of a DataLoader."
         )
     if len(samples) == 0:
         raise DataError(f"the split {name!r} of {type(data).__name__} is empty; widen its part of the data.")
@@ -89,7 +90,20 @@ def split_of(data: Any, name: str) -> Samples | None:
 
 def collate_of(data: Any) -> Callable[[Sequence[Batch]], Batch]:
     """How samples become a batch."""
-    return getattr(data, "collate", collate)
+    return getattr(data, "collate", _collate)
+
+
+def _collate(samples: Sequence[Batch]) -> Batch:
+    if not isinstance(samples[0], Batch):
+        raise DataError(
+            f"a sample is of type {type(samples[0]).__name__}; expected an astrozoo.Batch such as Batch(inputs={{'x': "
+            f"tensor}}, targets={{'y': tensor}}), or a method `collate` of the data that makes one of such samples."
+        )
+    return collate(samples)
+
+
+def _is_loader(data: Any) -> bool:
+    return hasattr(data, "dataset") and hasattr(data, "batch_sampler")
 
 
 def schema_of(data: Any) -> dict[str, Any] | None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
+import math
+import os
 import resource
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from astrozoo.errors import ConfigError
+from astrozoo.errors import ConfigError, TrainingError
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.runtime import Runtime
+from astrozoo.weights.files import atomic_write
 
 __all__ = ["Interrupt", "Recorder"]
 
@@ -40,8 +46,9 @@ class Recorder:
         self.path = out / "log.jsonl"
         if fresh:
             self.path.unlink(missing_ok=True)
-        _drop_after(self.path, step)
-        self._file = self.path.open("a", encoding="utf-8", buffering=1)
+        with self._explained():
+            _drop_after(self.path, step)
+            self._file = self.path.open("ab", buffering=0)  # a line is there once it is written, whatever comes
         if config.log.progress and sys.stderr.isatty():
             self._start_bar(step)
 
@@ -81,7 +88,10 @@ class Recorder:
         if not self.main:
             return
         line = {"event": event, "step": step, **values, "memory_bytes": self._memory(), "time": round(time.time(), 3)}
-        self._file.write(json.dumps(line) + "\n")
+        text = (json.dumps(_finite(line), allow_nan=False) + "\n").encode()
+        with self._explained():
+            if self._file.write(text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._accelerator is not None:
             numbers = {f"{event}/{key}": value for key, value in _flatten(values).items() if _is_number(value)}
             self._accelerator.log(numbers, step=step)
@@ -95,6 +105,16 @@ class Recorder:
         if self.main:
             self._file.close()
 
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path} could not be written: {error.strerror or error}. Checkpoints are intact: free space or "
+                f"set permissions, then the same call goes on from the last one."
+            ) from error
+
     def _memory(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
@@ -106,14 +126,17 @@ def _drop_after(path: Path, step: int) -> None:
     """Remove lines of steps that a resumed run will do again, and a line cut short by a crash."""
     if not path.exists():
         return
+    content = path.read_text(encoding="utf-8", errors="replace")
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in content.splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    path.write_text("".join(kept), encoding="utf-8")
+    if "".join(kept) != content:
+        with atomic_write(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -123,6 +146,13 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -130,16 +160,20 @@ def _is_number(value: Any) -> bool:
 class Interrupt:
     """SIGTERM and Ctrl-C as a request to stop after the step; a second Ctrl-C stops at once.
 
-    `requested` is the name of the signal, or None. Outside the main thread signals cannot be caught.
+    `requested` is the name of the signal, or None. Outside the main thread signals cannot be caught; a signal that is
+    ignored when training starts (Ctrl-C under `nohup` or in the background) stays so.
     """
 
     def __init__(self) -> None:
         self.requested: str | None = None
         self._before: dict[int, Any] = {}
+        self._process = os.getpid()
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) in (signal.SIG_IGN, None):
+                    continue
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -148,6 +182,8 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: object) -> None:
+        if os.getpid() != self._process:
+            return  # a data-loading process that has inherited the handler
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name

@@ -66,7 +66,9 @@ class TrainResult:
                 for row in rows
             ]
             better = [
-                name for name, scores in self.baselines.items() if scores.get(self.headline, 0.0) <= self.headline_score
+                name
+                for name, scores in self.baselines.items()
+                if self.headline in scores and not self.headline_score < scores[self.headline]  # NaN beats nothing
             ]
             if self.baselines:
                 verdict = f"does not beat {', '.join(better)}" if better else "beats every baseline"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from astrozoo.errors import TrainingError
 from astrozoo.training import checkpoint as saved
+from astrozoo.training.protocol import schema_of
 
 if TYPE_CHECKING:
     from astrozoo.training.trainer import Trainer
@@ -24,9 +28,10 @@ def capture(trainer: Trainer) -> saved.Checkpoint:
         TrainingError: The weights are not finite.
     """
     runtime = trainer.runtime
-    groups, plain, optimizer = saved.optimizer_state(trainer.optimizer, trainer.model)
+    plain, optimizer = saved.optimizer_state(trainer.optimizer, trainer.model)
     tensors = {"model": saved.full_tensors(trainer.model.state_dict()), "optimizer": optimizer}
-    bad = [name for name, item in tensors["model"].items() if item.is_floating_point() and not item.isfinite().all()]
+    names = {name for name, _ in trainer.model.named_parameters()}  # a buffer may mask with infinity
+    bad = [name for name, item in tensors["model"].items() if name in names and not bool(item.isfinite().all())]
     if bad:
         raise TrainingError(f"the weights {bad[:3]} are not finite after step {trainer.step}; nothing was overwritten.")
     if trainer.ema is not None:
@@ -40,7 +45,7 @@ def capture(trainer: Trainer) -> saved.Checkpoint:
         "best_step": trainer.best_step,
         "worse": trainer.worse,
         "history": trainer.history,
-        "optimizer": {"groups": groups, "plain": plain},
+        "optimizer": plain,
         "scaler": trainer.scaler.state_dict() if trainer.scaler is not None else None,
         "overflows": trainer.overflows,
         "rng": [own for own, _ in generators],
@@ -58,15 +63,15 @@ def restore(trainer: Trainer, checkpoint: saved.Checkpoint) -> None:
             change.
     """
     values, tensors = checkpoint.state, checkpoint.tensors
-    ours, theirs = fingerprint(trainer), values["fingerprint"]
-    changed = [f"{key} {theirs.get(key)!r} -> {value!r}" for key, value in ours.items() if theirs.get(key) != value]
+    changed = _differences(values["fingerprint"], json.loads(json.dumps(fingerprint(trainer))))
     if changed:
+        more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise TrainingError(
-            f"{checkpoint.path} cannot be continued, the run has changed: {'; '.join(changed)}. Restore these "
-            f"settings, choose another `out`, or start again with resume=False."
+            f"{checkpoint.path} cannot be continued, the run has changed: {'; '.join(changed[:5])}{more}. Restore "
+            f"these, choose another `out`, or start again with resume=False."
         )
     saved.load_tensors(trainer.model.state_dict(), tensors["model"], "weights")
-    saved.load_optimizer(trainer.optimizer, trainer.model, values["optimizer"]["plain"], tensors["optimizer"])
+    saved.load_optimizer(trainer.optimizer, trainer.model, values["optimizer"], tensors["optimizer"])
     if trainer.ema is not None:
         averages = tensors.get("ema")
         if averages is None:
@@ -86,12 +91,42 @@ def restore(trainer: Trainer, checkpoint: saved.Checkpoint) -> None:
 
 
 def fingerprint(trainer: Trainer) -> dict[str, Any]:
-    """What must not change between a checkpoint and the run that continues it: it fixes the order of the data."""
+    """What must not change between a checkpoint and the run that continues it: model, data, their order, optimiser.
+
+    Learning rate, schedule, averaging, length and everything that only changes speed may be changed on the way.
+    """
     spec = trainer.model.spec
     return {
         "model": spec.name if spec is not None else type(trainer.model).__name__,
+        "model config": asdict(trainer.model.config),
+        "data": _condensed(schema_of(trainer.data) or {}),
+        "optim.name": trainer.config.optim.name.lower(),
         "samples": trainer.order.length,
         "batch_size": trainer.order.batch_size,
         "seed": trainer.order.seed,
         "drop_last": trainer.config.drop_last,
     }
+
+
+def _condensed(value: Any) -> Any:
+    """`value` with long lists of numbers (coordinates, statistics) as their count and mean magnitudes."""
+    if isinstance(value, Mapping):
+        return {str(key): _condensed(item) for key, item in value.items()}
+    if not isinstance(value, (list, tuple)):
+        return value
+    if len(value) > 8 and all(isinstance(item, (int, float)) for item in value):
+        finite = [float(item) for item in value if math.isfinite(item)]
+        return {"count": len(value), "sum of magnitudes": math.fsum(map(abs, finite)), "length": math.hypot(*finite)}
+    return [_condensed(item) for item in value]
+
+
+def _differences(theirs: Any, ours: Any, key: str = "") -> list[str]:
+    """What differs, as `key theirs -> ours`. Statistics may round otherwise on another machine."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        names = {**theirs, **ours}
+        return [t for name in names for t in _differences(theirs.get(name), ours.get(name), f"{key} {name}".strip())]
+    if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
+        return [t for i, own in enumerate(ours) for t in _differences(theirs[i], own, f"{key}[{i}]")]
+    if isinstance(theirs, float) and isinstance(ours, float):
+        return [] if math.isclose(theirs, ours, rel_tol=1e-5, abs_tol=1e-12) else [f"{key} {theirs:.6g} -> {ours:.6g}"]
+    return [] if theirs == ours else [f"{key} {theirs!r} -> {ours!r}"]

@@ -25,11 +25,11 @@ from astrozoo.training import state
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.evaluation import score_model
 from astrozoo.training.optim import Ema, build_optimizer, clip_gradients, learning_rate, local
-from astrozoo.training.order import DataOrder, SeededSamples
+from astrozoo.training.order import DataOrder, SeededSamples, leave_signals_to_trainer
 from astrozoo.training.protocol import collate_of, metrics_of, split_of
 from astrozoo.training.records import Interrupt, Recorder
 from astrozoo.training.runtime import Runtime, mover, seed_everything, wrap
-from astrozoo.training.sentinel import LaggedCheck, diagnose
+from astrozoo.training.sentinel import LaggedCheck, diagnose, first_non_finite
 
 __all__ = ["Trainer"]
 
@@ -75,6 +75,7 @@ class Trainer:
             batch_sampler=self.order,
             collate_fn=collate_of(data),
             num_workers=config.num_workers,
+            worker_init_fn=leave_signals_to_trainer,
             persistent_workers=config.num_workers > 0,
             pin_memory=runtime.device.type == "cuda",
             generator=torch.Generator(),
@@ -116,10 +117,13 @@ class Trainer:
             loss = parts["loss"]
             if weight != 1.0:
                 loss = loss * weight
+            if self.runtime.processes > 1:
+                # An infinite loss may have finite gradients; as NaN they reach all processes, which stop together.
+                loss = loss * (1 + 0 * loss.detach())
             if self.lagged is None:
                 # On the CPU a look at the value costs nothing, and the step can still be called off.
                 value = loss.item()
-                if not math.isfinite(value) and self.runtime.processes == 1 and self.scaler is None:
+                if not math.isfinite(value) and self.runtime.processes == 1:
                     self._fail("loss", value, seen, self.step + 1)
                 step_loss += value
             else:
@@ -178,7 +182,8 @@ class Trainer:
         self._recorder = recorder
         self._began = self._logged_at = time.monotonic()
         self._logged_step = self.step
-        reason = None
+        patience = self.config.evaluation.patience
+        reason = "early stopping" if patience and self.worse >= patience else None  # of the run that is continued
         while reason is None and self.step < self.steps:
             self.order.epoch, self.order.start = self.epoch, self.epoch_step
             epoch, batches = self.epoch, iter(self.loader)
@@ -227,6 +232,11 @@ class Trainer:
             if self.headline not in scores:
                 raise TrainingError(f"the metrics' headline {self.headline!r} is not among {sorted(scores)}.")
             score = scores[self.headline]
+            if math.isnan(score):
+                raise TrainingError(
+                    f"{self.headline} on the split 'val' is NaN after step {self.step}, so no model can be chosen by "
+                    f"it: {self._why_nan(samples, size)}. The weights are finite and the last checkpoint is intact."
+                )
             better = score < self.best_score - self.config.evaluation.min_delta
             if better:
                 self.best_score, self.best_step, self.worse = score, self.step, 0
@@ -262,9 +272,20 @@ class Trainer:
 
     # -- what goes wrong -----------------------------------------------------------------------------------------------
 
+    def _why_nan(self, samples: Any, size: int) -> str:
+        collate = collate_of(self.data)
+        for start in range(0, len(samples), size):
+            indices = range(start, min(start + size, len(samples)))
+            batch = collate(SeededSamples(samples).__getitems__(indices))
+            if found := first_non_finite(batch.inputs):
+                return f"the input {found}; clean the data or mark gaps as the model expects"
+        return "its inputs are finite; look at the targets and the metrics"
+
     def _non_finite(self, norm: float, loss: float, seen: list[Batch], step: int) -> None:
         self.overflows += 1
-        if self.scaler is None or self.overflows > _OVERFLOWS:
+        # Scaling the loss may overflow its gradients, never the loss itself.
+        spoilt = not all(map(math.isfinite, self.runtime.gather(loss)))
+        if self.scaler is None or spoilt or self.overflows > _OVERFLOWS:
             self._fail("gradient" if math.isfinite(loss) else "loss", norm if math.isfinite(loss) else loss, seen, step)
 
     def _check_lagged(self, *, wait: bool) -> None:

@@ -98,6 +98,7 @@ def test_settings_come_from_yaml_and_flags_win(fields, tmp_path):
         ("batch_size=many", "batch_size"),
         ("data.leed=1", "lead"),
         ("model.width=3", "widths"),
+        ("model.widths=[4,", "is no YAML"),
         ("precision", "key=value"),
     ],
 )

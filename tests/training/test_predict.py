@@ -118,3 +118,12 @@ def test_what_cannot_be_predicted_says_why(file, trained, tmp_path):
         predict(astrozoo.create_model("cube_unet_nano", **TINY), file)
     with pytest.raises(DataError, match="neither files"):
         predict(result.model, 3)
+
+
+def test_prediction_replaces_neither_its_input_nor_a_folder(file, trained, tmp_path):
+    _, result = trained
+    with pytest.raises(ConfigError, match="one of the files to predict from"):
+        predict(result.model, [file], out=file)
+    (tmp_path / "folder.nc").mkdir()
+    with pytest.raises(ConfigError, match="which is a folder"):
+        predict(result.model, file, out=tmp_path / "folder.nc")

@@ -166,9 +166,14 @@ def test_all_checkpoints_damaged_is_an_error(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"seed": 1}, "seed 0 -> 1"), ({"batch_size": 5}, "batch_size 4 -> 5")]
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed 0 -> 1"),
+        ({"batch_size": 5}, "batch_size 4 -> 5"),
+        ({"optim": {"name": "sgd"}}, "optim.name 'adamw' -> 'sgd'"),
+    ],
 )
-def test_change_of_the_data_order_refuses_to_resume(change, message, data, tmp_path):
+def test_change_of_data_order_or_optimiser_refuses_to_resume(change, message, data, tmp_path):
     train(cases.net(), data, settings(tmp_path))
     with pytest.raises(TrainingError, match=message):
         train(cases.net(), data, settings(tmp_path, **change))
@@ -176,7 +181,7 @@ def test_change_of_the_data_order_refuses_to_resume(change, message, data, tmp_p
 
 def test_checkpoint_of_another_model_is_refused(data, tmp_path):
     train(cases.net(), data, settings(tmp_path))
-    with pytest.raises(TrainingError, match="belongs to another model"):
+    with pytest.raises(TrainingError, match="model config width 8 -> 16"):
         train(cases.net(width=16), data, settings(tmp_path))
 
 
@@ -215,3 +220,29 @@ def test_full_disk_while_checkpointing_keeps_the_last_good_one(data, tmp_path, m
     monkeypatch.setattr(files, "save_file", write)
     assert train(cases.net(), data, settings(tmp_path)).steps == 9
     assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_going_on_from_an_earlier_step_keeps_what_it_writes(data, tmp_path):
+    train(cases.net(), data, settings(tmp_path))
+    first = tmp_path / "checkpoints" / "step-00000003"
+    again = train(cases.net(), data, settings(tmp_path, max_steps=5, checkpoint={"every": 1, "keep": 1}), resume=first)
+    assert [path.name for path in saved.checkpoints(tmp_path / "checkpoints")] == ["step-00000005"]
+    assert again.checkpoint.is_dir()
+    aside = saved.checkpoints(tmp_path / "checkpoints-before-1")
+    assert [path.name for path in aside] == ["step-00000006", "step-00000009"]
+
+
+@pytest.mark.parametrize("name", ["lamb", "cadan", "kron", "muon", "lion"])
+@pytest.mark.filterwarnings("ignore:It is highly recommended")
+def test_whatever_an_optimiser_remembers_is_resumed_exactly(name, data, tmp_path):
+    whole = train(cases.net(), data, settings(tmp_path / "a", optim={"name": name}))
+    middle = tmp_path / "a" / "checkpoints" / "step-00000006"
+    again = train(cases.net(), data, settings(tmp_path / "b", optim={"name": name}), resume=middle)
+    for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_run_that_stopped_early_stays_stopped(data, tmp_path):
+    config = settings(tmp_path, max_steps=50, evaluation={"every": 2, "patience": 2, "min_delta": 1e9})
+    first, second = (train(cases.net(), data, config) for _ in range(2))
+    assert (second.stopped, second.steps) == ("early stopping", first.steps)

@@ -215,3 +215,27 @@ def test_out_of_memory_says_what_helps(data, tmp_path):
 def test_overrides_need_a_name(data, tmp_path):
     with pytest.raises(ConfigError, match="overrides apply when a name is given"):
         train(cases.net(), data, settings(tmp_path), overrides={"width": 3})
+
+
+def test_non_finite_loss_stops_half_precision_too(tmp_path):
+    class Data:
+        train = Spoilt(3, "inputs", float("nan"))
+
+    with pytest.raises(TrainingError, match="the input 'x' holds NaN"):
+        train(cases.net(), Data(), settings(tmp_path, epochs=1, precision="fp16"))
+
+
+def test_nan_in_validation_inputs_is_named_and_the_log_stays_json(data, tmp_path):
+    data.val.x[2] = float("nan")
+    with pytest.raises(TrainingError, match=r"on the split 'val' is NaN .* the input 'x' holds NaN"):
+        train(cases.net(), data, settings(tmp_path))
+    for line in (tmp_path / "log.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_samples_that_are_no_batches_are_named(tmp_path):
+    class Data:
+        train = [(torch.zeros(3), torch.zeros(1))] * 9
+
+    with pytest.raises(DataError, match=r"a sample is of type tuple; expected an astrozoo.Batch"):
+        train(cases.net(), Data(), settings(tmp_path))
