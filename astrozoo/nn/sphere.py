@@ -22,7 +22,6 @@ __all__ = ["LONGITUDES", "POLES", "GridConv3d", "half_turn", "pad_grid"]
 LONGITUDES = ("periodic", "regional")
 POLES = ("cross", "edge")
 _HALF = (torch.bfloat16, torch.float16)
-_FEW_LEVELS = 4
 
 
 def half_turn(x: Tensor) -> Tensor:
@@ -137,11 +136,9 @@ class GridConv3d(nn.Conv3d):
             plane = pad_grid(x.squeeze(2), rows, columns, longitude=self.longitude, poles=self.poles)
             return F.conv2d(plane, weight[:, :, levels], self.bias).unsqueeze(2)
         x = pad_grid(x, rows, columns, longitude=self.longitude, poles=self.poles)
-        half = x.dtype in _HALF or torch.is_autocast_enabled("cpu")
-        if levels and x.device.type == "cpu" and (half or x.shape[2] <= _FEW_LEVELS):
-            # With its own zero padding, oneDNN's half-precision gradient of the weight reads memory that nobody wrote
-            # where levels are few (seen with oneDNN 3.13): now and then it is NaN. A float32 pass of 4 levels was once
-            # NaN as well, in a way that did not repeat; padding so few levels costs nothing, so it is done there too.
+        if levels and x.device.type == "cpu" and (x.dtype in _HALF or torch.is_autocast_enabled("cpu")):
+            # With its own zero padding, oneDNN's bfloat16 gradient of the weight reads memory that nobody wrote where
+            # levels are as few as two (seen with oneDNN 3.13): NaN whenever that memory holds one.
             x, levels = F.pad(x, (0, 0, 0, 0, levels, levels)), 0
         return F.conv3d(x, weight, self.bias, padding=(levels, 0, 0))
 

@@ -45,18 +45,28 @@ CHECKS: Mapping[str, Check] = {
     "features": behaviour.features,
 }
 
-# Checks that see nothing of a variant but its miniature: variants that share it share the outcome, within one process.
+# Checks that see nothing of a variant but its miniature: variants that share it share the outcome.
 _OF_THE_MINIATURE = frozenset(CHECKS) - {"create", "unknown_override", "full_size", "parameter_count", "save_load"}
-_outcomes: dict[Any, CheckResult] = {}
+
+Outcomes = dict[Any, CheckResult]
+_of_this_test_run: Outcomes = {}
 
 
-def check_model(model: str | Variant, *, checks: Iterable[str] | None = None, raise_on_failure: bool = True) -> Report:
+def check_model(
+    model: str | Variant,
+    *,
+    checks: Iterable[str] | None = None,
+    raise_on_failure: bool = True,
+    outcomes: Outcomes | None = None,
+) -> Report:
     """Test that a model keeps the model contract.
 
     Args:
         model: A registered name, or a `Variant` that is not registered yet.
         checks: Names from `CHECKS`; default all.
         raise_on_failure: Raise instead of returning a report with failures.
+        outcomes: Give the same dictionary to several calls, empty at first, and variants of one family that share their
+            miniature are checked once. By default every call looks for itself.
 
     Raises:
         ConformanceError: A check failed; the message lists all that did.
@@ -64,7 +74,8 @@ def check_model(model: str | Variant, *, checks: Iterable[str] | None = None, ra
     """
     subject = Subject(model)
     names = list(CHECKS) if checks is None else list(checks)
-    report = Report(subject.name, tuple(_run(subject, name) for name in names))
+    outcomes = {} if outcomes is None else outcomes
+    report = Report(subject.name, tuple(_run(subject, name, outcomes) for name in names))
     if raise_on_failure:
         report.raise_for_failures()
     return report
@@ -82,16 +93,16 @@ def model_checks(models: Iterable[str] | None = None) -> list[Any]:
 
 
 def assert_check(model: str | Variant, check: str) -> CheckResult:
-    """Run one check and raise `ConformanceError` when it fails."""
-    return check_model(model, checks=[check]).results[0]
+    """Run one check and raise `ConformanceError` when it fails; variants that share a miniature share the outcome."""
+    return check_model(model, checks=[check], outcomes=_of_this_test_run).results[0]
 
 
-def _run(subject: Subject, name: str) -> CheckResult:
+def _run(subject: Subject, name: str, outcomes: Outcomes) -> CheckResult:
     if name not in CHECKS:
         raise ConfigError(f"there is no check {name!r}.{suggest(name, CHECKS)} The checks are: {', '.join(CHECKS)}.")
     key = (name, subject.registered, subject.variant.family, subject.miniature_config)
-    if name in _OF_THE_MINIATURE and key in _outcomes:
-        return _outcomes[key]
+    if name in _OF_THE_MINIATURE and key in outcomes:
+        return outcomes[key]
     start = time.perf_counter()
     state, message = "passed", ""
     rng = torch.random.get_rng_state()
@@ -106,5 +117,5 @@ def _run(subject: Subject, name: str) -> CheckResult:
         torch.random.set_rng_state(rng)
     result = CheckResult(name, state, message, time.perf_counter() - start)
     if name in _OF_THE_MINIATURE:
-        _outcomes[key] = result
+        outcomes[key] = result
     return result

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from astrozoo.errors import ConfigError
+from astrozoo.factory import create_model
 from astrozoo.module import ZooModel
 from astrozoo.registry.family import Family
 from astrozoo.registry.spec import Capabilities, Dim, TensorSpec
@@ -367,6 +368,19 @@ def test_a_report_is_returned_when_asked_not_to_raise():
     assert not report.ok
     assert "trunk" in report.table()
     assert report.to_dict()["results"][0]["name"] == "features"
+
+
+def test_each_call_looks_for_itself_unless_outcomes_are_shared(monkeypatch):
+    shared = {}
+    name, only = "cube_unet_nano", {"checks": ["finite"], "raise_on_failure": False}
+    model = type(create_model(name, device="meta"))
+    with monkeypatch.context() as patch:
+        forward = model.forward
+        patch.setattr(model, "forward", lambda self, **inputs: forward(self, **inputs) * float("nan"))
+        assert not check_model(name, **only).ok
+        assert not check_model(name, **only, outcomes=shared).ok
+    assert check_model(name, **only).ok
+    assert not check_model("cube_unet_tiny", **only, outcomes=shared).ok
 
 
 def test_an_unknown_check_offers_the_near_ones():

@@ -34,11 +34,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if not names:
         what = f"{args.plugin} offers no models" if args.plugin else "nothing to check"
         raise ConfigError(f"{what}; give names, or --plugin with one that `astrozoo plugins` shows.")
-    from astrozoo.testing import check_model
+    from astrozoo.testing import CheckResult, check_model
 
     reports = []
+    outcomes: dict[object, CheckResult] = {}
     for name in names:
-        report = check_model(name, checks=args.only, raise_on_failure=False)
+        report = check_model(name, checks=args.only, raise_on_failure=False, outcomes=outcomes)
         reports.append(report)
         if not out.as_json:
             out.line(f"{report.model}: {len(report.failures)} of {len(report.results)} checks failed", style="bold")
