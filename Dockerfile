@@ -23,7 +23,8 @@ RUN python3 -m venv "$VIRTUAL_ENV" && pip install --no-cache-dir "uv>=0.8,<1"
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY astrozoo ./astrozoo
-RUN uv pip install --no-cache ".[all]"
+# `all` leaves out what only a CUDA GPU can use; this image is for one.
+RUN uv pip install --no-cache ".[all,kernels]"
 
 RUN useradd --create-home --shell /bin/bash --uid 10001 astrozoo
 USER astrozoo
