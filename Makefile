@@ -6,7 +6,7 @@
 #   make docs      the documentation, docs/_build/html/index.html
 #   make catalog   entry points and catalog.json, derived from the families' code
 #   make bench     what the project promises to reach, measured against its peers
-#   make clean     caches and build outputs (.venv stays)
+#   make clean     caches and build outputs (.venv and trained models in runs/ stay)
 #
 # Another interpreter: make PYTHON=python3.13 test. Another place for the environment: make VENV=/tmp/env test.
 
@@ -31,6 +31,13 @@ help:
 	@sed -n 's/^#   //p' Makefile
 
 install: $(VENV)/.installed
+ifeq ($(origin PYTHON),command line)
+	@asked=$$($(PYTHON) -c 'import platform; print(platform.python_version())'); \
+	made=$$($(BIN)/python -c 'import platform; print(platform.python_version())'); \
+	test "$$asked" = "$$made" || { \
+		echo "$(VENV) was made with Python $$made, '$(PYTHON)' is $$asked." >&2; \
+		echo "Add another place, such as VENV=.venv-$$asked, or remove $(VENV) first." >&2; exit 1; }
+endif
 
 $(VENV)/.installed: $(METADATA) | $(BIN)/python
 	@echo "Installing astrozoo and its extras into $(VENV) (PyTorch is large: the first time takes a few minutes)"
@@ -73,5 +80,5 @@ bench: install
 	if [ -n "$$failed" ]; then echo "targets missed in:$$failed" >&2; exit 1; fi
 
 clean:
-	rm -rf build dist docs/_build docs/generated runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist docs/_build docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
