@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,8 @@ def export_model(model: ZooModel, path: str | Path, *, sizes: Mapping[str, int] 
 
     Args:
         model: A model with a spec.
-        path: A file ending in `.pt2`; an existing one is replaced only by a verified new one.
+        path: A file ending in `.pt2`, in a folder that is made if need be; an existing one is replaced only by a
+            verified new one.
         sizes: Sizes of the free dimensions other than batch; default: the example sizes.
 
     Returns:
@@ -43,18 +43,17 @@ def export_model(model: ZooModel, path: str | Path, *, sizes: Mapping[str, int] 
     varying = {name: {0: torch.export.Dim("batch", min=1)} for name in inputs}
     with torch.no_grad():
         program = torch.export.export(model, (), kwargs=dict(inputs), dynamic_shapes=varying)
-        handle, name = tempfile.mkstemp(suffix=".pt2", dir=path.parent)
-        os.close(handle)
-        try:
-            torch.export.save(program, name)
-            loaded = torch.export.load(name).module()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A folder, not mkstemp: its file would keep permissions for nobody but its maker.
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            torch.export.save(program, draft)
+            loaded = torch.export.load(draft).module()
             difference = max(
                 (one - two).abs().max().item()
                 for one, two in zip(_tensors(loaded(**other)), _tensors(model(**other)), strict=True)
             )
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+            draft.replace(path)
     return {"inputs": {name: tuple(tensor.shape) for name, tensor in inputs.items()}, "difference": difference}
 
 

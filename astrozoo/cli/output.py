@@ -47,25 +47,39 @@ class Output:
         self.stream.flush()
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
-        """Print rows under headers: framed and wrapped on a terminal, aligned and never cut elsewhere."""
+        """Print rows under headers: framed and wrapped where a terminal has room, aligned elsewhere, never cut."""
         cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
-        if self._rich:
-            from rich.console import Console
-            from rich.table import Table
-            from rich.text import Text
-
-            table = Table(*headers, title=title or None, title_justify="left", title_style="bold")
-            for row in cells:
-                table.add_row(*(Text(cell) for cell in row))
-            Console(file=self.stream).print(table)
+        every = [list(headers), *cells]
+        if self._rich and self._framed(every, title):
             return
         if title:
             self.stream.write(f"{title}\n")
-        every = [list(headers), *cells]
         widths = [max(len(row[column]) for row in every) for column in range(len(headers))]
         for row in every:
             text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             self.stream.write(text.rstrip() + "\n")
+
+    def _framed(self, every: Sequence[Sequence[str]], title: str) -> bool:
+        """Print a table with rich, or nothing if the terminal has no room for every word."""
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        console = Console(file=self.stream)
+        columns = list(zip(*every, strict=True))
+        words = [max(len(word) for cell in column for word in (cell.split() or [""])) for column in columns]
+        if sum(words) + 3 * len(words) + 1 > console.width:  # a frame, and a space at either side of each cell
+            return False
+        headers, *rows = every
+        table = Table(title=title or None, title_justify="left", title_style="bold")
+        for header, column in zip(headers, columns, strict=True):
+            # rich cuts long words while others may still give way: names are to be copied, so they keep their line.
+            one_word = all(len(cell.split()) <= 1 for cell in column)
+            table.add_column(header, no_wrap=one_word, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+        return True
 
 
 def plain(value: Any) -> Any:

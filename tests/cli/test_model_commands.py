@@ -92,15 +92,17 @@ def test_estimate_refuses_what_it_cannot_do(astrozoo, options, said):
 
 
 def test_export_writes_a_program_that_agrees(astrozoo, saved, tmp_path):
-    file = tmp_path / "model.pt2"
+    file = tmp_path / "exports" / "model.pt2"
     sizes = ["--sizes", "level=2", "lat=16", "lon=32"]
     document = astrozoo("export", saved, file, *sizes, "--json").json
     assert document["difference"] < 1e-4
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    (tmp_path / "plain").touch()
+    assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it, as any file one makes
     program = torch.export.load(file).module()
     model = zoo.load_model(saved).eval()
     batch = zoo.example_batch(model, 5, sizes={"level": 2, "lat": 16, "lon": 32})
     torch.testing.assert_close(program(**batch.inputs), model(**batch.inputs), rtol=1e-4, atol=1e-4)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
 
 
 def test_export_refuses_another_suffix(astrozoo, tmp_path):

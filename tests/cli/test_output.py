@@ -68,3 +68,21 @@ def test_a_terminal_gets_a_framed_table():
     assert "━" in printed
     assert "[bold]kept[/bold]" in printed
     assert "[red]kept[/red]" in printed
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80, 120])
+def test_no_word_is_cut_however_narrow_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = ["cube_unet_nano", "a_model_with_a_long_name"]
+    rows = [
+        (name, "field_regression", "Many words that may be wrapped over several lines of a terminal.") for name in names
+    ]
+    stream = Terminal()
+    Output(stream).table(("name", "task", "summary"), rows)
+    printed = stream.getvalue()
+    assert "\u2026" not in printed
+    for word in [*names, "field_regression", "terminal."]:
+        assert word in printed
+    framed = [line for line in printed.splitlines() if "\u2502" in line]
+    assert bool(framed) == (columns >= 60)
+    assert all(len(line) <= columns for line in framed)

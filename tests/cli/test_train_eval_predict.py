@@ -128,3 +128,19 @@ def test_a_model_without_data_description_cannot_be_scored_on_files(astrozoo, fi
     result = astrozoo("eval", tmp_path / "bare", "--data", fields)
     assert result.status == 1
     assert "without a description of its data" in result.err
+
+
+@pytest.mark.parametrize("command", ["eval", "predict"])
+def test_a_device_that_is_not_there_is_named(astrozoo, command, tmp_path):
+    out = ("--out", tmp_path / "y.nc") if command == "predict" else ()
+    result = astrozoo(command, "folder", "--data", "x.nc", *out, "--device", "warpdrive")
+    assert (result.status, result.out) == (1, "")
+    assert result.err.startswith("astrozoo: device is 'warpdrive', which this machine does not offer (")
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("size", ["0", "-3", "many"])
+def test_a_batch_has_at_least_one_sample(astrozoo, size):
+    result = astrozoo("eval", "folder", "--data", "x.nc", "--batch-size", size)
+    assert result.status == 2
+    assert f"'{size}' is no positive integer" in result.err

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 
+from astrozoo.cli.arguments import positive, usable_device
 from astrozoo.cli.output import Output
 from astrozoo.errors import DataError
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a model folder or Hub id")
     parser.add_argument("--data", nargs="+", required=True, metavar="FILE", help="NetCDF or Zarr files")
     parser.add_argument("--split", choices=("train", "val", "test", "all"), default="test", help="which part (test)")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples per forward pass (32)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="samples per forward pass (32)")
     parser.add_argument("--device", help="where to compute; default: cpu")
 
 
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     from astrozoo.training.evaluation import evaluate_baselines
     from astrozoo.training.protocol import split_of
 
-    model = astrozoo.load_model(args.path, device=args.device)
+    model = astrozoo.load_model(args.path, device=usable_device(args.device))
     if model.preprocessing is None:
         raise DataError(f"{args.path} was saved without a description of its data; evaluate it from Python.")
     data = rescoring_task(args.data, model.preprocessing, args.split)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from astrozoo.cli.arguments import positive, usable_device
 from astrozoo.cli.output import Output
 
 
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a model folder or Hub id")
     parser.add_argument("--data", nargs="+", required=True, metavar="FILE", help="NetCDF or Zarr files")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="what to write: .nc or .zarr")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples per forward pass (32)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="samples per forward pass (32)")
     parser.add_argument("--device", help="where to compute; default: cpu")
 
 
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """Predict and print the path."""
     import astrozoo
 
-    astrozoo.predict(args.path, args.data, out=args.out, batch_size=args.batch_size, device=args.device)
+    astrozoo.predict(args.path, args.data, out=args.out, batch_size=args.batch_size, device=usable_device(args.device))
     if out.as_json:
         out.document({"model": args.path, "data": args.data, "path": args.out})
     else:
