@@ -118,7 +118,7 @@ class CliCommand(Protocol):
 
     Attributes:
         name: The word after `astrozoo`; built-in commands keep theirs.
-        help: One line for `astrozoo --help`.
+        help: One line for its own `--help` and `astrozoo plugins --load`.
     """
 
     name: str
