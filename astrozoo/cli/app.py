@@ -109,7 +109,8 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="astrozoo",
         description="A plugin-based model zoo for astrobiology and planetary science on PyTorch.",
-        epilog="`astrozoo COMMAND --help` explains a command. Plugins may add more; `astrozoo plugins --load` names them.\n"
+        epilog="`astrozoo COMMAND --help` explains a command. Plugins may add more, which\n"
+        + "`astrozoo plugins --load` names.\n"
         + "Exit status: 0 success, 1 an error or a failed check, 2 wrong usage, 130 Ctrl-C, 141 broken pipe.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
