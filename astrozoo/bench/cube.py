@@ -2,8 +2,8 @@
 
 Speed is one training step (forward, backward) in interleaved rounds; memory is the peak on a GPU, and on the CPU, where
 a process cannot reset its peak, the bytes kept for the backward pass. With `--skill` all three are trained with one
-budget on the same forecast task and seeds, each with the learning rate that serves it best in validation, and scored on
-years none has seen.
+budget on the same forecast task and seeds, each with the learning rate that serves it best in validation, all with the
+dropout of cube_unet, and scored on years none has seen.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=12, help="passes over the training years for --skill (12)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each model for --skill (3)")
     parser.add_argument(
+        "--plain-peers", action="store_true", help="train the peers without dropout, as their library builds them"
+    )
+    parser.add_argument(
         "--rates", type=float, nargs="+", default=[1e-3], help="learning rates tried with the first seed (0.001)"
     )
 
@@ -58,36 +61,44 @@ def run(args: argparse.Namespace) -> list[Comparison]:
 # -- the contestants ---------------------------------------------------------------------------------------------------
 
 
-def _contestants(size: str, dims: int, channels: tuple[int, int], static: int = 0, **overrides: Any) -> dict[str, Any]:
-    """cube_unet, and both peers at its number of parameters: name to a function that builds it."""
+def _contestants(
+    size: str,
+    dims: int,
+    channels: tuple[int, int],
+    static: int = 0,
+    *,
+    plain_peers: bool = False,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """cube_unet, and both peers at its number of parameters and its dropout: name to a function that builds it."""
     from astrozoo.factory import create_model
 
     name = f"cube_unet_{size}"
     fields = {"in_vars": channels[0], "out_vars": channels[1], "static_vars": static, **overrides}
-    parameters = create_model(name, device="meta", **fields).num_parameters()
-    shape = (dims, channels[0] + static, channels[1])
+    ours = create_model(name, device="meta", **fields)
+    shape = (dims, channels[0] + static, channels[1], 0.0 if plain_peers else ours.config.dropout)
     return {
         name: lambda: create_model(name, **fields),
-        "BasicUNet": _at_parameters(partial(_basic_unet, *shape), parameters),
-        "DynUNet": _at_parameters(partial(_dyn_unet, *shape), parameters),
+        "BasicUNet": _at_parameters(partial(_basic_unet, *shape), ours.num_parameters()),
+        "DynUNet": _at_parameters(partial(_dyn_unet, *shape), ours.num_parameters()),
     }
 
 
-def _basic_unet(dims: int, in_channels: int, out_channels: int, scale: float) -> Any:
+def _basic_unet(dims: int, in_channels: int, out_channels: int, dropout: float, scale: float) -> Any:
     from monai.networks.nets import BasicUNet
 
     first, *middle = (max(1, round(part * scale)) for part in (32, 32))
     halved = [2 * max(1, round(part * scale / 2)) for part in (64, 128, 256)]  # even: it halves them on the way up
-    return BasicUNet(dims, in_channels, out_channels, features=[first, *middle, *halved, first])
+    return BasicUNet(dims, in_channels, out_channels, features=[first, *middle, *halved, first], dropout=dropout)
 
 
-def _dyn_unet(dims: int, in_channels: int, out_channels: int, scale: float) -> Any:
+def _dyn_unet(dims: int, in_channels: int, out_channels: int, dropout: float, scale: float) -> Any:
     from monai.networks.nets import DynUNet
 
     filters = [max(1, round(part * scale)) for part in (32, 64, 128, 256, 320)]
     return DynUNet(
         dims, in_channels, out_channels, kernel_size=[3] * 5, strides=[1, 2, 2, 2, 2], upsample_kernel_size=[2] * 4,
-        filters=filters,
+        filters=filters, dropout=dropout or None,
     )  # fmt: skip
 
 
@@ -188,7 +199,7 @@ def _skill(args: argparse.Namespace, size: str) -> Comparison:
     overrides = task.model_overrides()
     channels, static = (overrides.pop("in_vars"), overrides.pop("out_vars")), overrides.pop("static_vars")
     # A single level needs planar kernels only, and the peers get theirs: equal parameters are then equally useful.
-    builders = _contestants(size, 2, channels, static, level_kernel=1, **overrides)
+    builders = _contestants(size, 2, channels, static, plain_peers=args.plain_peers, level_kernel=1, **overrides)
     scores: dict[str, list[float]] = {}
     seconds: dict[str, list[float]] = {}
     rates: dict[str, float] = {}
