@@ -17,10 +17,11 @@ from astrozoo.module import ZooModel
 from astrozoo.training import checkpoint as saved
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.evaluation import evaluate_baselines, score_model
+from astrozoo.training.memory import explain_out_of_memory
 from astrozoo.training.protocol import overrides_of, schema_of, split_of
 from astrozoo.training.records import Interrupt, Recorder
 from astrozoo.training.result import TrainResult
-from astrozoo.training.runtime import Runtime, out_of_memory, seed_everything, start
+from astrozoo.training.runtime import Runtime, seed_everything, start
 from astrozoo.training.trainer import Callback, Trainer
 
 __all__ = ["train"]
@@ -70,7 +71,7 @@ def train(
             resumed = _resume(trainer, resume)
             return _run(trainer, callbacks, resumed)
         except (RuntimeError, MemoryError) as error:
-            explained = out_of_memory(error, model, config, runtime)
+            explained = explain_out_of_memory(error, model, data, config, runtime)
             if explained is None:
                 raise
             raise TrainingError(f"{explained} Checkpoints in {out} are intact.") from error

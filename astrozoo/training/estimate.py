@@ -27,7 +27,7 @@ from astrozoo.module import ZooModel
 from astrozoo.training.config import OptimConfig
 from astrozoo.training.optim import build_optimizer
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "estimate", "simulate"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -119,7 +119,7 @@ def estimate(
         model.set_grad_checkpointing()
     shapes = random_batch(model.spec, batch_size, sizes=sizes, device="meta")
     try:
-        measured = _simulate(model, shapes, PRECISIONS[precision], OptimConfig(name=optimizer))
+        measured = simulate(model, shapes, PRECISIONS[precision], OptimConfig(name=optimizer))
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise ConfigError(f"{name} cannot be estimated: its operations depend on values ({error}).") from error
     return Estimate(
@@ -134,8 +134,13 @@ def estimate(
     )
 
 
-def _simulate(model: ZooModel, shapes: Batch, precision: torch.dtype, optimizer: OptimConfig) -> dict[str, int]:
-    """Two training steps and one inference step on fake tensors."""
+def simulate(
+    model: ZooModel, shapes: Batch, precision: torch.dtype, optimizer: OptimConfig, *, accumulate: int = 1
+) -> dict[str, int]:
+    """Two training steps and one inference step on fake tensors; the model, on the meta device, is used up by it.
+
+    With `accumulate` a step has as many forward and backward passes, of which more than two need no more than two.
+    """
     with FakeTensorMode(), _LiveMemory() as memory:
         _replace_tensors(model)
         held = memory.now
@@ -149,23 +154,22 @@ def _simulate(model: ZooModel, shapes: Batch, precision: torch.dtype, optimizer:
         measured |= {"inference_peak_bytes": memory.peak, "flops_forward": forward.get_total_flops()}
 
         model.train()
-        before = memory.now
         update = build_optimizer(model, optimizer)
         for _ in range(2):  # the second step finds the optimiser's state already there
             memory.peak = memory.now
-            with FlopCounterMode(display=False) as counter:
-                with _autocast(precision):
-                    loss = model.loss(batch)["loss"]
-                alive = memory.now
-                loss.backward()
-            del loss
+            for _ in range(min(accumulate, 2)):
+                before = memory.now
+                with FlopCounterMode(display=False) as counter:
+                    with _autocast(precision):
+                        loss = model.loss(batch)["loss"]
+                    activations = memory.now - before
+                    loss.backward()
+                del loss
             memory.values_matter = False
             update.step()
             memory.values_matter = True
             gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
             update.zero_grad(set_to_none=True)
-            activations = alive - before
-            before = memory.now
         measured |= {
             "activation_bytes": activations,
             "gradient_bytes": gradients,

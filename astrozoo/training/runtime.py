@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from astrozoo.batch import Batch
-from astrozoo.errors import ConfigError, TrainingError
+from astrozoo.errors import ConfigError
 from astrozoo.module import ZooModel
 from astrozoo.training.config import TrainConfig
 
@@ -214,28 +214,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  transforms of other libraries draw from the global generator
     torch.manual_seed(seed)
-
-
-def out_of_memory(error: BaseException, model: ZooModel, config: TrainConfig, runtime: Runtime) -> TrainingError | None:
-    """What to do about `error` if it is about memory, with measured sizes; None for any other error."""
-    cpu = isinstance(error, MemoryError) or "allocate memory" in str(error)
-    if not (isinstance(error, torch.OutOfMemoryError) or cpu):
-        return None
-    micro = -(-config.batch_size // (config.accumulate * runtime.processes))
-    weights = sum(item.numel() * item.element_size() for item in model.parameters())
-    sizes = f"{micro} samples per forward pass, {weights / 2**20:,.0f} MiB of weights"
-    if runtime.device.type == "cuda":
-        peak, total = torch.cuda.max_memory_allocated(runtime.device), torch.cuda.mem_get_info(runtime.device)[1]
-        sizes += f", {peak / 2**30:.1f} GiB used at the peak of {total / 2**30:.1f} GiB"
-    advice = []
-    if micro > 1:
-        advice.append(f"accumulate={config.accumulate * 2} (about half the activations, the same result)")
-    supported = model.spec is None or model.spec.capabilities.grad_checkpointing is True
-    if supported and not config.grad_checkpointing:
-        advice.append("grad_checkpointing=true (activations of one block at a time)")
-    if config.precision == "fp32":
-        advice.append("precision=bf16 (about half the activations)")
-    if runtime.processes > 1 and runtime.strategy == "ddp":
-        advice.append(f"distributed.strategy=fsdp2 (weights and optimiser state over {runtime.processes} processes)")
-    advice.append("a smaller variant (astrozoo estimate prints what one needs)")
-    return TrainingError(f"Out of memory on {runtime.device} with {sizes}. What helps: {'; '.join(advice)}.")

@@ -1,0 +1,190 @@
+"""Out of memory: what the run needed, what there is, and which settings are estimated to fit."""
+
+from __future__ import annotations
+
+import os
+import resource
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from astrozoo.batch import Batch
+from astrozoo.errors import ConfigError
+from astrozoo.module import ZooModel
+from astrozoo.training.config import TrainConfig
+from astrozoo.training.estimate import PRECISIONS, simulate
+from astrozoo.training.order import SeededSamples
+from astrozoo.training.protocol import collate_of
+
+if TYPE_CHECKING:
+    from astrozoo.training.runtime import Runtime
+
+__all__ = ["available_memory", "explain_out_of_memory", "is_out_of_memory", "what_fits"]
+
+_USABLE = 0.9  # the rest is for what estimates leave out: workspaces of kernels, fragmentation
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is about memory. The CPU's allocator says so only in the text of a RuntimeError."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
+def explain_out_of_memory(
+    error: BaseException, model: ZooModel, data: Any, config: TrainConfig, runtime: Runtime
+) -> str | None:
+    """What to do about `error` if it is about memory, with the sizes that are estimated to fit; None for any other."""
+    if not is_out_of_memory(error):
+        return None
+    micro = _micro(config, config.accumulate, runtime.processes)
+    weights = sum(item.numel() * item.element_size() for item in model.parameters())
+    sizes = f"{micro} samples per forward pass, {_text(weights)} of weights"
+    if runtime.device.type == "cuda":
+        peak, total = torch.cuda.max_memory_allocated(runtime.device), torch.cuda.mem_get_info(runtime.device)[1]
+        sizes += f", {_text(peak)} used at the peak of {_text(total)}"
+    traceback.clear_frames(error.__traceback__)  # they hold the tensors of the failed step; the estimate needs room
+    advice = []
+    try:
+        found = what_fits(model, data, config, runtime)
+    except Exception as problem:  # whatever fails here must not take the place of the error that is explained
+        found = f"What would fit could not be estimated: {str(problem) or type(problem).__name__}."
+        if micro > 1:
+            more = min(2 * config.accumulate, config.batch_size // runtime.processes)
+            advice.append(f"accumulate={more} (fewer activations at a time, the same result)")
+    if _can_checkpoint(model) and not config.grad_checkpointing:
+        advice.append("grad_checkpointing=true (activations of one block at a time)")
+    if config.precision == "fp32":
+        advice.append("precision=bf16 (about half the activations)")
+    if runtime.processes > 1 and runtime.strategy == "ddp":
+        advice.append(f"distributed.strategy=fsdp2 (weights and optimiser state over {runtime.processes} processes)")
+    advice.append("a smaller variant (astrozoo estimate prints what one needs)")
+    return f"Out of memory on {runtime.device} with {sizes}. {found} What helps: {'; '.join(advice)}."
+
+
+def what_fits(model: ZooModel, data: Any, config: TrainConfig, runtime: Runtime) -> str:
+    """Which batch size, by estimate, fits into the memory of the device, and whether gradient checkpointing would do.
+
+    Raises:
+        ConfigError: It cannot be estimated: the memory of the device is unknown, weights are sharded, or the model's
+            operations depend on values.
+    """
+    room = available_memory(runtime.device)
+    if room is None:
+        raise ConfigError(f"the memory of {runtime.device} is unknown")
+    if runtime.strategy == "fsdp2":
+        raise ConfigError("what sharded weights need at once depends on how they are wrapped")
+    sample = collate_of(data)(SeededSamples(data.train).__getitems__([0]))
+    micro = _micro(config, config.accumulate, runtime.processes)
+
+    def needed(size: int, checkpointing: bool) -> int:
+        return _needed(model, sample, size, config, runtime, checkpointing)
+
+    def largest(upper: int, checkpointing: bool) -> int:
+        return _largest(lambda size: needed(size, checkpointing) <= _USABLE * room, upper)
+
+    now = needed(micro, config.grad_checkpointing)
+    text = [f"By estimate this needs {_text(now)} of the {_text(room)} that {runtime.device} has for it"]
+    if now <= _USABLE * room:
+        text[0] += ", which should do: other programs or workspaces of kernels take the rest"
+        if micro > 1:
+            text.append(f"fewer samples need less: {_as_settings(micro // 2, config, runtime)}")
+        return "; ".join(text) + "."
+    fits = largest(micro - 1, config.grad_checkpointing)
+    text.append(f"at most {_as_settings(fits, config, runtime)} fit" if fits else "not even one sample at a time fits")
+    if _can_checkpoint(model) and not config.grad_checkpointing:
+        recomputed = needed(micro, True)
+        if recomputed <= _USABLE * room:
+            text.append(f"with grad_checkpointing=true all {micro} fit ({_text(recomputed)})")
+        else:
+            fits = largest(micro - 1, True)
+            then = f"at most {_as_settings(fits, config, runtime)} do" if fits else "nor does a single one"
+            text.append(f"with grad_checkpointing=true {micro} do not fit either ({_text(recomputed)}), {then}")
+    return "; ".join(text) + "."
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that a process of this run can have on `device`, with those it holds already; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if device.type != "cpu":
+        return None
+    import psutil  # accelerate needs it, too
+
+    own = psutil.Process().memory_info()
+    limits = [psutil.virtual_memory().available + own.rss]
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if allowed != resource.RLIM_INFINITY:  # ulimit -v counts addresses, of which some hold no memory
+        limits.append(allowed - own.vms + own.rss)
+    group = Path("/sys/fs/cgroup/memory.max")  # the limit of a container
+    if group.exists() and (limit := group.read_text(encoding="ascii").strip()) != "max":
+        limits.append(int(limit))
+    return max(min(limits), 0) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _needed(
+    model: ZooModel, sample: Batch, size: int, config: TrainConfig, runtime: Runtime, checkpointing: bool
+) -> int:
+    """Estimated bytes at the peak of a step with `size` samples per forward pass, and the step's batch kept whole."""
+    twin = type(model)(model.config, device="meta", dtype=model.dtype)  # type: ignore[call-arg]  # of every family
+    twin.spec = model.spec
+    twin.set_grad_checkpointing(checkpointing)
+    accumulate = -(-config.batch_size // (size * runtime.processes))
+    found = simulate(
+        twin, _resized(sample, size, model.dtype), PRECISIONS[config.precision], config.optim, accumulate=accumulate
+    )
+    peak = found["training_peak_bytes"] + (accumulate - 1) * found["batch_bytes"]  # batches stay for the diagnosis
+    if config.ema.decay:
+        peak += found["parameter_bytes"]
+    if runtime.strategy == "ddp":
+        peak += found["gradient_bytes"]  # its buckets
+    return peak
+
+
+def _resized(sample: Batch, size: int, dtype: torch.dtype) -> Batch:
+    """The shapes of a batch of `size` samples, from those of a batch of one."""
+
+    def resize(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        wrong = [name for name, item in tensors.items() if item.shape[:1] != (1,)]
+        if wrong:
+            raise ConfigError(f"the first dimension of {wrong} does not count samples")
+        return {
+            name: torch.empty(
+                size, *item.shape[1:], dtype=dtype if item.is_floating_point() else item.dtype, device="meta"
+            )
+            for name, item in tensors.items()
+        }
+
+    context = {name: item.to("meta") for name, item in sample.context.items()}
+    return Batch(resize(sample.inputs), resize(sample.targets), context)
+
+
+def _largest(fits: Callable[[int], bool], upper: int) -> int:
+    """The largest number from 1 to `upper` that fits, where whatever is smaller fits too; 0 if none does."""
+    lower = 0
+    while lower < upper:
+        middle = (lower + upper + 1) // 2
+        lower, upper = (middle, upper) if fits(middle) else (lower, middle - 1)
+    return lower
+
+
+def _as_settings(size: int, config: TrainConfig, runtime: Runtime) -> str:
+    accumulate = -(-config.batch_size // (size * runtime.processes))
+    text = f"batch_size={size * config.accumulate * runtime.processes}"
+    if accumulate * runtime.processes <= config.batch_size:  # or a part would have no sample
+        text = f"accumulate={accumulate}, with the same batch_size and result, or {text}"
+    return f"{size} samples per forward pass ({text})"
+
+
+def _micro(config: TrainConfig, accumulate: int, processes: int) -> int:
+    return -(-config.batch_size // (accumulate * processes))
+
+
+def _can_checkpoint(model: ZooModel) -> bool:
+    return model.spec is None or model.spec.capabilities.grad_checkpointing is True
+
+
+def _text(size: int) -> str:
+    unit, text = next(((unit, text) for unit, text in ((2**30, "GiB"), (2**20, "MiB")) if size >= unit), (2**10, "KiB"))
+    return f"{size / unit:.1f} {text}"
