@@ -9,7 +9,7 @@ from typing import Any
 
 from astrozoo.errors import ConfigError
 
-__all__ = ["add_model_argument", "count", "overrides", "positive", "sizes", "usable_device"]
+__all__ = ["add_model_argument", "count", "overrides", "positive", "sizes"]
 
 _SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
@@ -29,25 +29,6 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive integer")
     return int(text)
-
-
-def usable_device(name: str | None) -> str | None:
-    """`name`, once it is known that tensors can be made there.
-
-    Raises:
-        ConfigError: This machine, or this build of torch, has no such device.
-    """
-    if name is not None:
-        import torch
-
-        try:
-            torch.empty(1, device=name)
-        except (RuntimeError, AssertionError) as error:  # torch raises AssertionError in builds without CUDA
-            reason = str(error).splitlines()[0]
-            raise ConfigError(
-                f"device is {name!r}, which this machine does not offer ({reason}); leave --device out to use the CPU."
-            ) from error
-    return name
 
 
 def sizes(pairs: Sequence[str]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from astrozoo.module import ZooModel
 from astrozoo.training.order import SeededSamples, leave_signals_to_trainer
 from astrozoo.training.protocol import Samples, baselines_of, collate_of, metrics_of, split_of
 from astrozoo.training.runtime import LossModule, Runtime, mover
+from astrozoo.weights.load import usable_device
 
 __all__ = ["evaluate", "evaluate_baselines", "score_model"]
 
@@ -41,11 +42,13 @@ def evaluate(
         num_workers: Processes that load data.
 
     Raises:
-        ConfigError: The batch size is no positive number.
+        ConfigError: The batch size is no positive number, or there is no such device.
         DataError: The data have no such split.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; expected a whole number above 0.")
+    if device is not None:
+        device = usable_device(device)
     if not isinstance(model, ZooModel):
         from astrozoo.weights import load_model
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from astrozoo.batch import Batch, collate
-from astrozoo.errors import ConfigError, DataError
+from astrozoo.errors import ConfigError, DataError, WeightsError
 from astrozoo.module import ZooModel
 from astrozoo.training.runtime import mover
+from astrozoo.weights.files import atomic_tree, atomic_write
+from astrozoo.weights.load import usable_device
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,10 +44,15 @@ def predict(
 
     Raises:
         DataError: The fields lack what the model needs, in units or on a grid that fits.
-        ConfigError: The model does not know how its inputs were made, or the output format is unknown.
+        ConfigError: The model does not know how its inputs were made, the output format is unknown, the batch size is
+            no positive number, or there is no such device.
     """
     from astrozoo.data import prepare, to_dataset
 
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; expected a whole number above 0.")
+    if device is not None:
+        device = usable_device(device)
     if out is not None:
         _check_place(Path(out), data)  # before anything is computed
     if not isinstance(model, ZooModel):
@@ -76,33 +82,29 @@ def write_dataset(dataset: xr.Dataset, out: PathLike) -> Path:
         DataError: It cannot be written; an earlier file is as it was.
     """
     out = Path(out)
-    write = _writer(out)
-    temporary = out.with_name(f".{uuid.uuid4().hex[:8]}-{out.name}")
-    aside = temporary.with_name(temporary.name + ".old")
+    replace, write = _writer(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write(dataset, temporary)
-        if out.is_dir():  # a folder cannot be renamed over another one
-            out.rename(aside)
-        temporary.replace(out)
-    except OSError as error:
-        if aside.exists() and not out.exists():
-            aside.rename(out)
+        with replace(out) as temporary:
+            write(dataset, temporary)
+    except (OSError, RuntimeError, WeightsError) as error:  # the NetCDF library raises RuntimeError for a full disk
+        cause = error.__cause__ if isinstance(error, WeightsError) else error
+        reason = getattr(cause, "strerror", None) or str(cause)
+        folder = next(parent for parent in out.absolute().parents if parent.exists())
         raise DataError(
-            f"{out} could not be written: {error.strerror or error}. What was there is unchanged."
+            f"{out} could not be written: {reason}. It needs about {dataset.nbytes:,} bytes, and "
+            f"{shutil.disk_usage(folder).free:,} are free there. What was there is unchanged; free space or choose "
+            f"another place."
         ) from error
-    finally:
-        for path in (temporary, aside):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     return out
 
 
 def _writer(out: Path) -> Any:
+    """How to replace what has this suffix, and how to write it."""
     if out.suffix in (".nc", ".nc4"):
-        return lambda dataset, path: dataset.to_netcdf(path, engine="netcdf4")
+        return atomic_write, lambda dataset, path: dataset.to_netcdf(path, engine="netcdf4")
     if out.suffix == ".zarr":
         # Zarr's consolidated metadata are no part of format 3, and xarray warns of writing them.
-        return lambda dataset, path: dataset.to_zarr(path, consolidated=False)
+        return atomic_tree, lambda dataset, path: dataset.to_zarr(path, consolidated=False)
     raise ConfigError(f"out is {str(out)!r}; expected a name that ends in .nc (NetCDF) or .zarr (Zarr).")
 
 

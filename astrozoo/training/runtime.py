@@ -21,6 +21,7 @@ from astrozoo.batch import Batch
 from astrozoo.errors import ConfigError
 from astrozoo.module import ZooModel
 from astrozoo.training.config import TrainConfig
+from astrozoo.weights.load import usable_device
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -144,12 +145,7 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return torch.device("cpu") if accelerator is None else accelerator
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises AssertionError in builds without CUDA
-        raise ConfigError(f"device is {name!r}, which this machine does not offer: {error}") from error
-    return device
+    return usable_device(name)
 
 
 def wrap(model: ZooModel, runtime: Runtime, config: TrainConfig) -> tuple[LossModule, nn.Module]:

@@ -1,8 +1,8 @@
 """Files written whole or not at all, and tensors in them.
 
-`atomic_write` replaces one file, `atomic_folder` a set of files, so that a crash, Ctrl-C, SIGKILL or a full disk leaves
-what was there before. `write_tensors` and `read_tensors` speak safetensors; reading maps the file into memory, so a
-tensor costs no memory of its own until somebody writes to it. Nothing here ever unpickles.
+`atomic_write` replaces one file, `atomic_folder` a set of files, `atomic_tree` a whole folder, so that a crash, Ctrl-C,
+SIGKILL or a full disk leaves what was there before. `write_tensors` and `read_tensors` speak safetensors; reading maps
+the file into memory, so a tensor costs no memory of its own until somebody writes to it. Nothing here ever unpickles.
 
 Matrix kernels may sum in another order when a matrix does not start at a multiple of 16 bytes (64 is the most that
 kernels care about, and what torch's own memory has), and a mapped tensor starts where the file has it. So files are
@@ -23,6 +23,7 @@ import math
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
@@ -39,6 +40,7 @@ __all__ = [
     "DTYPES",
     "aligned",
     "atomic_folder",
+    "atomic_tree",
     "atomic_write",
     "dtype_text",
     "find_file",
@@ -130,6 +132,53 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: tuple[str, ...] = (
             raise
         _finish_commit(path)
         remove_abandoned(path)
+
+
+@contextlib.contextmanager
+def atomic_tree(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a path for a folder; when the block ends well, that folder with all in it takes the place of `path`.
+
+    For readers of other libraries, which know no committed folder: what was there is renamed, then the new one is. A
+    process killed between the two leaves the old one as `.<name>.replaced`, which the next write puts back first.
+
+    Raises:
+        WeightsError: It could not be written (full disk, no permission); the message says what was kept.
+    """
+    path = Path(path).absolute()
+    replaced = path.with_name(f".{path.name}.replaced")
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _put_back(replaced, path)
+        staging = path.with_name(f"{_STAGING}{socket.gethostname()}-{os.getpid()}-{_unique()}")
+        try:
+            yield staging
+            for item in (*staging.rglob("*"), staging):
+                _sync(item)
+            if path.exists():
+                path.rename(replaced)
+            staging.rename(path)
+            _sync(path.parent)
+        except BaseException:
+            _put_back(replaced, path)
+            _remove_tree(staging)
+            raise
+        _remove_tree(replaced)
+        remove_abandoned(path.parent)
+
+
+def _put_back(replaced: Path, path: Path) -> None:
+    if replaced.exists():
+        _remove_tree(replaced) if path.exists() else replaced.rename(path)
+
+
+def _remove_tree(path: Path) -> None:
+    """Delete a folder that threads of a failed write may still be filling: they make it anew while it is deleted."""
+    for _ in range(20):
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True) if path.is_file() else None
+        time.sleep(0.005)
+        if not path.exists():
+            return
 
 
 def find_file(folder: str | os.PathLike[str], name: str) -> Path | None:

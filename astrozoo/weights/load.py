@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from astrozoo import registry
-from astrozoo.errors import AmbiguousNameError, AstrozooError, UnknownModelError, WeightsError
+from astrozoo.errors import AmbiguousNameError, AstrozooError, ConfigError, UnknownModelError, WeightsError
 from astrozoo.module import ZooModel
 from astrozoo.registry.family import Variant
 from astrozoo.registry.origin import with_origin
@@ -30,7 +30,7 @@ from astrozoo.weights.mismatch import Mismatch
 from astrozoo.weights.save import INDEX_FILE, WEIGHTS_FILE
 from astrozoo.weights.sources import Place, locate, refuse_pickle, verify
 
-__all__ = ["WeightFiles", "load_model", "load_place", "read_saved", "weight_files"]
+__all__ = ["WeightFiles", "load_model", "load_place", "read_saved", "usable_device", "weight_files"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +90,35 @@ def load_model(
 
     Raises:
         WeightsError: Files are missing, damaged, unverified, pickles, or do not fit; then no model is returned.
-        UnknownModelError, ConfigError: `config.json` names a model or field that is not installed here.
+        UnknownModelError, ConfigError: `config.json` names a model or field that is not installed here, or there is no
+            such device.
     """
+    if device is not None:
+        device = usable_device(device)  # before anything is downloaded
     place = locate(path_or_id, revision=revision, cache=Path(cache) if cache is not None else None)
     return load_place(place, device=device, dtype=dtype, adapt=adapt, verify_files=verify_files, overrides=overrides)
+
+
+def usable_device(name: torch.device | str) -> torch.device:
+    """The device, once it is known that tensors can be made there.
+
+    Raises:
+        ConfigError: This machine, or this build of torch, has no such device; the message names those it has.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises AssertionError in builds without CUDA
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).splitlines()[0]
+        found = torch.accelerator.current_accelerator(check_available=True)
+        count = torch.accelerator.device_count() if found is not None else 0
+        there = ["cpu", *(f"{found.type}:{index}" for index in range(count) if found is not None)]
+        raise ConfigError(
+            f"device is {str(name)!r}, which this machine does not offer ({reason}); it has: {', '.join(there)}."
+        ) from error
+    return device
 
 
 def load_place(

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import resource
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ import astrozoo
 from astrozoo.data import forecast, open_fields
 from astrozoo.errors import ConfigError, DataError
 from astrozoo.training import TrainConfig, evaluate, predict, train
+from astrozoo.training.prediction import write_dataset
 
 TINY = {
     "widths": (4, 8),
@@ -104,7 +108,7 @@ def test_failed_write_leaves_the_old_file(file, trained, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(xr.Dataset, "to_netcdf", full)
-    with pytest.raises(DataError, match=r"No space left on device. What was there is unchanged"):
+    with pytest.raises(DataError, match=r"No space left on device.* What was there is unchanged"):
         predict(result.model, file, out=out)
     assert out.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [out]
@@ -127,3 +131,84 @@ def test_prediction_replaces_neither_its_input_nor_a_folder(file, trained, tmp_p
     (tmp_path / "folder.nc").mkdir()
     with pytest.raises(ConfigError, match="which is a folder"):
         predict(result.model, file, out=tmp_path / "folder.nc")
+
+
+def fields(value: float) -> xr.Dataset:
+    names = ("time", "lat", "lon")
+    noise = np.random.default_rng(0).normal(size=(40, 60, 60)).astype("float32")
+    return xr.Dataset(dict.fromkeys(("tas", "pr"), (names, value + 0 * noise if value else noise)))
+
+
+def largest(out) -> float:
+    with xr.open_dataset(out, **({"engine": "zarr", "consolidated": False} if out.suffix == ".zarr" else {})) as read:
+        return float(read["tas"].max())
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_disk_that_gets_full_is_named_with_what_is_needed_and_nothing_is_left(suffix, tmp_path):
+    out = tmp_path / f"forecast{suffix}"
+    write_dataset(fields(7.0), out)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # the system refuses to write more, as when full
+    try:
+        with pytest.raises(DataError, match=rf"forecast{suffix} could not be written: .* needs about 1,152,000 bytes"):
+            write_dataset(fields(0.0), out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert largest(out) == 7.0
+    time.sleep(0.1)  # threads of Zarr may still write
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+@pytest.mark.parametrize("moment", [0, 1])
+def test_ctrl_c_while_renaming_keeps_the_old_output(suffix, moment, tmp_path, monkeypatch):
+    out = tmp_path / f"forecast{suffix}"
+    write_dataset(fields(7.0), out)
+    calls = []
+
+    def interrupted(move):
+        def instead(self, target):
+            calls.append(target)
+            if len(calls) == moment + 1:
+                raise KeyboardInterrupt
+            return move(self, target)
+
+        return instead
+
+    renames = 2 if suffix == ".zarr" else 1
+    with monkeypatch.context() as patch:
+        patch.setattr(type(out), "rename", interrupted(type(out).rename))
+        if suffix == ".nc":
+            patch.setattr(type(out), "replace", interrupted(type(out).replace))
+        if moment < renames:
+            with pytest.raises(KeyboardInterrupt):
+                write_dataset(fields(8.0), out)
+        else:
+            write_dataset(fields(8.0), out)
+    assert largest(out) == (7.0 if moment < renames else 8.0)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_store_that_a_killed_process_had_renamed_is_put_back(tmp_path):
+    out = tmp_path / "forecast.zarr"
+    write_dataset(fields(7.0), out)
+    out.rename(tmp_path / ".forecast.zarr.replaced")
+    with pytest.raises(AttributeError):
+        write_dataset(None, out)
+    assert largest(out) == 7.0
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:63"])
+def test_device_that_does_not_exist_is_named_with_those_there_are(device, file, trained):
+    task, result = trained
+    for call in (predict, lambda *args, **options: evaluate(result.best, task, **options), astrozoo.load_model):
+        arguments = () if call is astrozoo.load_model else (file,)
+        with pytest.raises(ConfigError, match=rf"device is '{device}', which .* it has: cpu"):
+            call(result.best, *arguments, device=device)
+
+
+def test_batch_without_a_sample_is_a_config_error(file, trained):
+    with pytest.raises(ConfigError, match="batch_size is 0; expected a whole number above 0"):
+        predict(trained[1].best, file, batch_size=0)

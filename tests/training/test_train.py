@@ -208,7 +208,7 @@ def test_out_of_memory_says_what_helps(data, tmp_path):
 
     model = cases.net()
     model.drop = Huge()
-    with pytest.raises(TrainingError, match=r"Out of memory on cpu with 4 samples .* accumulate=2, .* precision=bf16"):
+    with pytest.raises(TrainingError, match=r"Out of memory on cpu with 4 samples .*accumulate=2, .* precision=bf16"):
         train(model, data, settings(tmp_path))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from astrozoo.cli.arguments import positive, usable_device
+from astrozoo.cli.arguments import positive
 from astrozoo.cli.output import Output
 from astrozoo.errors import DataError
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     from astrozoo.training.evaluation import evaluate_baselines
     from astrozoo.training.protocol import split_of
 
-    model = astrozoo.load_model(args.path, device=usable_device(args.device))
+    model = astrozoo.load_model(args.path, device=args.device)
     if model.preprocessing is None:
         raise DataError(f"{args.path} was saved without a description of its data; evaluate it from Python.")
     data = rescoring_task(args.data, model.preprocessing, args.split)

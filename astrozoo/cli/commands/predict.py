@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from astrozoo.cli.arguments import positive, usable_device
+from astrozoo.cli.arguments import positive
 from astrozoo.cli.output import Output
 
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """Predict and print the path."""
     import astrozoo
 
-    astrozoo.predict(args.path, args.data, out=args.out, batch_size=args.batch_size, device=usable_device(args.device))
+    astrozoo.predict(args.path, args.data, out=args.out, batch_size=args.batch_size, device=args.device)
     if out.as_json:
         out.document({"model": args.path, "data": args.data, "path": args.out})
     else:
