@@ -68,8 +68,8 @@ def train(
         out = _folder(config, model, runtime)
         try:
             trainer = Trainer(model, data, config, runtime, out)
-            resumed = _resume(trainer, resume)
-            return _run(trainer, callbacks, resumed)
+            _resume(trainer, resume)
+            return _run(trainer, callbacks)
         except (RuntimeError, MemoryError) as error:
             explained = explain_out_of_memory(error, model, data, config, runtime)
             if explained is None:
@@ -77,9 +77,9 @@ def train(
             raise TrainingError(f"{explained} Checkpoints in {out} are intact.") from error
 
 
-def _run(trainer: Trainer, callbacks: Sequence[Callback], resumed: bool) -> TrainResult:
+def _run(trainer: Trainer, callbacks: Sequence[Callback]) -> TrainResult:
     runtime, config, out = trainer.runtime, trainer.config, trainer.out
-    recorder = Recorder(runtime, config, out, steps=trainer.steps, step=trainer.step, fresh=not resumed)
+    recorder = Recorder(runtime, config, out, steps=trainer.steps, step=trainer.step)
     try:
         with Interrupt() as interrupt:
             recorder.write(
@@ -93,6 +93,8 @@ def _run(trainer: Trainer, callbacks: Sequence[Callback], resumed: bool) -> Trai
             stopped = trainer.run(recorder, interrupt, callbacks)
             with trainer.weights_to_keep():
                 last = trainer.save_model("last")
+            # A signal may also have come amid the saves; then it ends the run here, before anything is scored.
+            stopped = next(filter(None, runtime.gather(interrupt.requested)), stopped)
         result = _result(trainer, stopped, last)
         recorder.write("end", trainer.step, stopped=stopped, metrics=result.metrics, baselines=result.baselines)
     finally:
@@ -167,9 +169,9 @@ def _folder(config: TrainConfig, model: ZooModel, runtime: Runtime) -> Path:
     return out
 
 
-def _resume(trainer: Trainer, resume: Resume) -> bool:
-    folder, runtime = trainer.out / "checkpoints", trainer.runtime
-    found = None
+def _resume(trainer: Trainer, resume: Resume) -> None:
+    out, runtime = trainer.out, trainer.runtime
+    folder, found = out / "checkpoints", None
     if resume == "auto":
         found = saved.latest_checkpoint(folder)
     elif resume is not False:
@@ -179,11 +181,12 @@ def _resume(trainer: Trainer, resume: Resume) -> bool:
     reached = runtime.gather(trainer.step)  # after this, every process has read what it needs
     if len(set(reached)) > 1:
         raise TrainingError(f"the processes found checkpoints of steps {reached} in {folder}; they must share a disk.")
-    aside = runtime.together(lambda: saved.set_aside(folder, trainer.step))
-    if aside is not None and runtime.main:
+    own = found is not None and found.path is not None and found.path.resolve().parent == folder.resolve()
+    aside = runtime.together(lambda: saved.set_aside(out, trainer.step, fresh=not own))
+    if aside and runtime.main:
         begin = "starts anew" if found is None else f"goes on from step {trainer.step}"
-        log.warning("This run %s: checkpoints of later steps were moved to %s.", begin, aside)
-    return found is not None
+        names = ", ".join(path.name for path in aside)
+        log.warning("This run %s; what later steps or an earlier run left in %s is now %s.", begin, out, names)
 
 
 @contextlib.contextmanager

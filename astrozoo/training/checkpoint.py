@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from astrozoo.errors import TrainingError, WeightsError
-from astrozoo.weights.files import atomic_folder, read_tensors, remove_abandoned, write_tensors
+from astrozoo.weights.files import atomic_folder, find_file, read_tensors, remove_abandoned, write_tensors
 
 __all__ = [
     "Checkpoint",
@@ -62,21 +62,37 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
-def set_aside(folder: Path, after: int) -> Path | None:
-    """Move the checkpoints of later steps than `after` to a folder beside, which is returned; None without any.
+def set_aside(out: Path, after: int, *, fresh: bool) -> list[Path]:
+    """Rename what is of later steps than `after`, or all if this run does not go on from `out`; returns the new paths.
 
-    A run that continues an earlier step writes those steps again, and must not find them first.
+    A run that goes on from an earlier step writes the later ones again, and must not find them first; nor may it pass
+    off as its own the models of what it is not a part of.
     """
-    later = [path for path in checkpoints(folder) if not path.name <= f"step-{after:08d}"]
-    if not later:
-        return None
+    later = [path for path in checkpoints(out / "checkpoints") if fresh or not path.name <= f"step-{after:08d}"]
+    models = [out / name for name in ("best", "last") if fresh or (later and _trained_beyond(out / name, after))]
+    old = [path for path in [*models, *([out / "log.jsonl"] if fresh else [])] if path.exists()]
+    if not old and not later:
+        return []
     number = 1
-    while (aside := folder.with_name(f"{folder.name}-before-{number}")).exists():
+    while list(out.glob(f"*-before-{number}*")):
         number += 1
-    aside.mkdir()
-    for path in later:
-        path.rename(aside / path.name)
-    return aside
+    moved = []
+    if later:
+        aside = out / f"checkpoints-before-{number}"
+        aside.mkdir()
+        for path in later:
+            path.rename(aside / path.name)
+        moved.append(aside)
+    return moved + [path.rename(path.with_name(f"{path.stem}-before-{number}{path.suffix}")) for path in old]
+
+
+def _trained_beyond(model: Path, step: int) -> bool:
+    """Whether the saved model says that it has been trained for more steps; one that cannot be read is not ours."""
+    try:
+        config = json.loads((find_file(model, "config.json") or model / "config.json").read_text(encoding="utf-8"))
+        return bool(config["provenance"]["training"]["step"] > step)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:

@@ -33,7 +33,7 @@ _REFRESH = 0.25  # seconds between updates of the bar
 class Recorder:
     """Writes what happens; on every process but the main one it does nothing."""
 
-    def __init__(self, runtime: Runtime, config: TrainConfig, out: Path, *, steps: int, step: int, fresh: bool) -> None:
+    def __init__(self, runtime: Runtime, config: TrainConfig, out: Path, *, steps: int, step: int) -> None:
         self.device = runtime.device
         self.main = runtime.main
         self._steps, self._shown = steps, 0.0
@@ -44,8 +44,6 @@ class Recorder:
         if not self.main:
             return
         self.path = out / "log.jsonl"
-        if fresh:
-            self.path.unlink(missing_ok=True)
         with self._explained():
             _drop_after(self.path, step)
             self._file = self.path.open("ab", buffering=0)  # a line is there once it is written, whatever comes

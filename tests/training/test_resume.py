@@ -15,6 +15,7 @@ import torch
 from astrozoo.errors import TrainingError
 from astrozoo.training import TrainConfig, TrainResult, train
 from astrozoo.training import checkpoint as saved
+from astrozoo.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -185,11 +186,45 @@ def test_checkpoint_of_another_model_is_refused(data, tmp_path):
         train(cases.net(width=16), data, settings(tmp_path))
 
 
-def test_resume_false_sets_earlier_checkpoints_aside(data, tmp_path, caplog):
-    train(cases.net(), data, settings(tmp_path))
-    result = train(cases.net(), data, settings(tmp_path, max_steps=3), resume=False)
-    assert result.steps == 3
-    assert (tmp_path / "checkpoints-before-1" / "step-00000009").is_dir()
+@pytest.mark.parametrize("resume", [False, "other"], ids=["anew", "from another folder"])
+def test_run_that_does_not_go_on_from_a_folder_sets_all_of_it_aside(resume, data, tmp_path, caplog):
+    old = tmp_path / "old"
+    train(cases.net(), data, settings(old))
+    kept = {name: (old / name / "model.safetensors").read_bytes() for name in ("best", "last")}
+    log = (old / "log.jsonl").read_text()
+    if resume:
+        train(cases.net(), data, settings(tmp_path / "other", max_steps=3))
+        resume = tmp_path / "other" / "checkpoints" / "step-00000003"
+    # Without a validation split nothing is chosen as best, so any `best` here would be the old run's.
+    data.val = None
+    result = train(cases.net(), data, settings(old, max_steps=4), resume=resume)
+    assert (result.steps, result.best) == (4, None)
+    assert not (old / "best").exists()
+    assert [path.name for path in saved.checkpoints(old / "checkpoints")][-1] == "step-00000004"
+    assert (old / "checkpoints-before-1" / "step-00000009").is_dir()
+    for name, weights in kept.items():
+        assert (old / f"{name}-before-1" / "model.safetensors").read_bytes() == weights
+    assert (old / "log-before-1.jsonl").read_text() == log
+    assert "best-before-1" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_signal_amid_the_last_save_ends_the_run_as_that_signal(name, data, tmp_path, monkeypatch):
+    save = Trainer.save_model
+
+    def interrupted(self, folder, scores=None):
+        if folder == "last":
+            os.kill(os.getpid(), signal.Signals[name])
+        return save(self, folder, scores)
+
+    monkeypatch.setattr(Trainer, "save_model", interrupted)
+    result = train(cases.net(), data, settings(tmp_path))
+    assert (result.stopped, result.steps, result.metrics) == (name, 9, {})
+    assert (tmp_path / "last" / "model.safetensors").is_file()
+    monkeypatch.undo()
+    again = train(cases.net(), data, settings(tmp_path))
+    assert again.stopped == "finished"
+    assert again.metrics
 
 
 def test_resume_from_a_named_checkpoint(data, tmp_path):
@@ -230,6 +265,8 @@ def test_going_on_from_an_earlier_step_keeps_what_it_writes(data, tmp_path):
     assert again.checkpoint.is_dir()
     aside = saved.checkpoints(tmp_path / "checkpoints-before-1")
     assert [path.name for path in aside] == ["step-00000006", "step-00000009"]
+    assert (tmp_path / "last-before-1").is_dir()
+    assert json.loads((tmp_path / "last" / "config.json").read_text())["provenance"]["training"]["step"] == 5
 
 
 @pytest.mark.parametrize("name", ["lamb", "cadan", "kron", "muon", "lion"])
