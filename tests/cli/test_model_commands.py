@@ -47,7 +47,7 @@ def test_estimate_agrees_with_a_real_step():
         optimizer.zero_grad(set_to_none=True)
 
     step()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         step()
     total = peak = 0
     for event in profiler.profiler.kineto_results.events():
