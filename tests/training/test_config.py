@@ -30,6 +30,8 @@ def test_settings_from_yaml_flags_and_python_are_the_same(tmp_path):
         ("compile=1", r"compile is 1; expected true or false"),
         ("precision=fp8", r"precision is 'fp8'; expected one of fp32"),
         ("optim.lr=-1", r"optim.lr is -1.0; expected a number above 0"),
+        ("optim.lr=inf", r"optim.lr is 'inf'; expected a finite number"),
+        ("optim.weight_decay=.nan", r"optim.weight_decay is nan; expected a finite number"),
         ("optim.betas=[0.9]", r"optim.betas is \[0.9\]; expected a list of 2 values"),
         ("accumulate=64", r"accumulate is 64; expected at most batch_size"),
         ("optim=3", r"optim is 3; expected a mapping"),

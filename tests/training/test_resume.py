@@ -186,6 +186,21 @@ def test_checkpoint_of_another_model_is_refused(data, tmp_path):
         train(cases.net(width=16), data, settings(tmp_path))
 
 
+def test_change_of_the_data_refuses_to_resume_and_rounded_statistics_do_not(tmp_path):
+    class Normalised(cases.FullLine):
+        def __init__(self, *means: float) -> None:
+            super().__init__()
+            self.means = means
+
+        def schema(self):
+            return {"variables": ["tas"], "mean": list(self.means)}
+
+    train(cases.net(), Normalised(288.0, 5.0), settings(tmp_path))
+    train(cases.net(), Normalised(288.0 * (1 + 1e-9), 5.0), settings(tmp_path))
+    with pytest.raises(TrainingError, match=r"data mean\[1\] 5 -> 6"):
+        train(cases.net(), Normalised(288.0, 6.0), settings(tmp_path))
+
+
 @pytest.mark.parametrize("resume", [False, "other"], ids=["anew", "from another folder"])
 def test_run_that_does_not_go_on_from_a_folder_sets_all_of_it_aside(resume, data, tmp_path, caplog):
     old = tmp_path / "old"
