@@ -18,7 +18,7 @@ from astrozoo import registry
 from astrozoo.catalogue import definitions, entry_points, measured_spec, write_catalogue
 from astrozoo.errors import ConfigError, PluginError, UnknownModelError
 from astrozoo.registry import hookspecs
-from astrozoo.registry.catalog import dumps, parse
+from astrozoo.registry.catalog import dumps, misfit, parse
 from astrozoo.registry.names import SIZES, sort_key
 from astrozoo.registry.official import official_names
 from astrozoo.registry.spec import Capabilities, Costs, Dim, ModelSpec, Paper, PretrainedWeights, TensorSpec
@@ -302,3 +302,8 @@ specs = st.builds(
 @given(specs)
 def test_spec_survives_the_round_trip_through_a_catalogue(spec):
     assert parse(dumps([spec])).models[spec.name] == spec
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_specs_are_what_the_schema_says(name):
+    assert misfit(registry.load_variant(name).spec(), ModelSpec) == ""
