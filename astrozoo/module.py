@@ -183,6 +183,7 @@ class ZooModel(nn.Module):
         if dtype is not None:
             if not dtype.is_floating_point:
                 raise ConfigError(f"dtype is {dtype}; a model needs a floating dtype such as torch.float32.")
+            # `to` visits every module, and most models that are loaded have their dtype already.
             if any(t.is_floating_point() and t.dtype != dtype for t in (*self.parameters(), *self.buffers())):
                 self.to(dtype)
         target = torch.get_default_device() if device is None else torch.device(device)

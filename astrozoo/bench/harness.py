@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from astrozoo.bench.environment import describe_environment
 from astrozoo.bench.processes import Launcher
-from astrozoo.bench.units import format_bytes, format_seconds
+from astrozoo.readable import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table

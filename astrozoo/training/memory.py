@@ -14,6 +14,7 @@ import torch
 from astrozoo.batch import Batch
 from astrozoo.errors import ConfigError
 from astrozoo.module import ZooModel
+from astrozoo.readable import format_bytes
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.estimate import PRECISIONS, simulate
 from astrozoo.training.order import SeededSamples
@@ -38,12 +39,12 @@ def explain_out_of_memory(
     """What to do about `error` if it is about memory, with the sizes that are estimated to fit; None for any other."""
     if not is_out_of_memory(error):
         return None
-    micro = _micro(config, config.accumulate, runtime.processes)
+    micro = _share(config, runtime, config.accumulate)
     weights = sum(item.numel() * item.element_size() for item in model.parameters())
-    sizes = f"{micro} samples per forward pass, {_text(weights)} of weights"
+    sizes = f"{micro} samples per forward pass, {format_bytes(weights)} of weights"
     if runtime.device.type == "cuda":
         peak, total = torch.cuda.max_memory_allocated(runtime.device), torch.cuda.mem_get_info(runtime.device)[1]
-        sizes += f", {_text(peak)} used at the peak of {_text(total)}"
+        sizes += f", {format_bytes(peak)} used at the peak of {format_bytes(total)}"
     traceback.clear_frames(error.__traceback__)  # they hold the tensors of the failed step; the estimate needs room
     advice = []
     try:
@@ -76,7 +77,7 @@ def what_fits(model: ZooModel, data: Any, config: TrainConfig, runtime: Runtime)
     if runtime.strategy == "fsdp2":
         raise ConfigError("what sharded weights need at once depends on how they are wrapped")
     sample = collate_of(data)(SeededSamples(data.train).__getitems__([0]))
-    micro = _micro(config, config.accumulate, runtime.processes)
+    micro = _share(config, runtime, config.accumulate)
 
     def needed(size: int, checkpointing: bool) -> int:
         return _needed(model, sample, size, config, runtime, checkpointing)
@@ -85,7 +86,7 @@ def what_fits(model: ZooModel, data: Any, config: TrainConfig, runtime: Runtime)
         return _largest(lambda size: needed(size, checkpointing) <= _USABLE * room, upper)
 
     now = needed(micro, config.grad_checkpointing)
-    text = [f"By estimate this needs {_text(now)} of the {_text(room)} that {runtime.device} has for it"]
+    text = [f"By estimate this needs {format_bytes(now)} of the {format_bytes(room)} that {runtime.device} has for it"]
     if now <= _USABLE * room:
         text[0] += ", which should do: other programs or workspaces of kernels take the rest"
         if micro > 1:
@@ -96,11 +97,11 @@ def what_fits(model: ZooModel, data: Any, config: TrainConfig, runtime: Runtime)
     if _can_checkpoint(model) and not config.grad_checkpointing:
         recomputed = needed(micro, True)
         if recomputed <= _USABLE * room:
-            text.append(f"with grad_checkpointing=true all {micro} fit ({_text(recomputed)})")
+            text.append(f"with grad_checkpointing=true all {micro} fit ({format_bytes(recomputed)})")
         else:
             fits = largest(micro - 1, True)
             then = f"at most {_as_settings(fits, config, runtime)} do" if fits else "nor does a single one"
-            text.append(f"with grad_checkpointing=true {micro} do not fit either ({_text(recomputed)}), {then}")
+            text.append(f"with grad_checkpointing=true {micro} do not fit either ({format_bytes(recomputed)}), {then}")
     return "; ".join(text) + "."
 
 
@@ -118,7 +119,7 @@ def available_memory(device: torch.device) -> int | None:
     if allowed != resource.RLIM_INFINITY:  # ulimit -v counts addresses, of which some hold no memory
         limits.append(allowed - own.vms + own.rss)
     group = Path("/sys/fs/cgroup/memory.max")  # the limit of a container
-    if group.exists() and (limit := group.read_text(encoding="ascii").strip()) != "max":
+    if group.exists() and (limit := group.readformat_bytes(encoding="ascii").strip()) != "max":
         limits.append(int(limit))
     return max(min(limits), 0) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
@@ -130,7 +131,7 @@ def _needed(
     twin = type(model)(model.config, device="meta", dtype=model.dtype)  # type: ignore[call-arg]  # of every family
     twin.spec = model.spec
     twin.set_grad_checkpointing(checkpointing)
-    accumulate = -(-config.batch_size // (size * runtime.processes))
+    accumulate = _share(config, runtime, size)
     found = simulate(
         twin, _resized(sample, size, model.dtype), PRECISIONS[config.precision], config.optim, accumulate=accumulate
     )
@@ -170,21 +171,17 @@ def _largest(fits: Callable[[int], bool], upper: int) -> int:
 
 
 def _as_settings(size: int, config: TrainConfig, runtime: Runtime) -> str:
-    accumulate = -(-config.batch_size // (size * runtime.processes))
+    accumulate = _share(config, runtime, size)
     text = f"batch_size={size * config.accumulate * runtime.processes}"
     if accumulate * runtime.processes <= config.batch_size:  # or a part would have no sample
         text = f"accumulate={accumulate}, with the same batch_size and result, or {text}"
     return f"{size} samples per forward pass ({text})"
 
 
-def _micro(config: TrainConfig, accumulate: int, processes: int) -> int:
-    return -(-config.batch_size // (accumulate * processes))
+def _share(config: TrainConfig, runtime: Runtime, parts: int) -> int:
+    """Samples per forward pass when each process has `parts` of them in a step; or passes, of `parts` samples each."""
+    return -(-config.batch_size // (parts * runtime.processes))
 
 
 def _can_checkpoint(model: ZooModel) -> bool:
     return model.spec is None or model.spec.capabilities.grad_checkpointing is True
-
-
-def _text(size: int) -> str:
-    unit, text = next(((unit, text) for unit, text in ((2**30, "GiB"), (2**20, "MiB")) if size >= unit), (2**10, "KiB"))
-    return f"{size / unit:.1f} {text}"

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 
-from astrozoo.bench.units import format_bytes, format_count, format_flops
 from astrozoo.cli.arguments import add_model_argument, overrides, sizes
 from astrozoo.cli.output import Output
+from astrozoo.readable import format_bytes, format_count, format_flops
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

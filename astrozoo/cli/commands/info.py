@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 
-from astrozoo.bench.units import format_bytes, format_count, format_flops
 from astrozoo.cli.arguments import add_model_argument
 from astrozoo.cli.output import Output
 from astrozoo.errors import UnknownModelError
+from astrozoo.readable import format_bytes, format_count, format_flops
 from astrozoo.registry.spec import AttentionSpec, ModelSpec, TensorSpec
 
 _CAPABILITIES = {

@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from astrozoo.bench.units import format_count
 from astrozoo.cli.arguments import count
 from astrozoo.cli.output import Output
 from astrozoo.errors import ConfigError
+from astrozoo.readable import format_count
 from astrozoo.registry import current, list_attentions, list_models
 from astrozoo.registry.discovery import ATTENTION, MODELS
 from astrozoo.registry.spec import ModelSpec

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 
-from astrozoo.bench.units import format_seconds
 from astrozoo.cli.output import Output
+from astrozoo.readable import format_seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

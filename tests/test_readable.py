@@ -1,6 +1,6 @@
 import pytest
 
-from astrozoo.bench.units import format_bytes, format_count, format_flops, format_seconds
+from astrozoo.readable import format_bytes, format_count, format_flops, format_seconds
 
 
 @pytest.mark.parametrize(
