@@ -119,7 +119,7 @@ def available_memory(device: torch.device) -> int | None:
     if allowed != resource.RLIM_INFINITY:  # ulimit -v counts addresses, of which some hold no memory
         limits.append(allowed - own.vms + own.rss)
     group = Path("/sys/fs/cgroup/memory.max")  # the limit of a container
-    if group.exists() and (limit := group.readformat_bytes(encoding="ascii").strip()) != "max":
+    if group.exists() and (limit := group.read_text(encoding="ascii").strip()) != "max":
         limits.append(int(limit))
     return max(min(limits), 0) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
