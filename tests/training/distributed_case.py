@@ -24,4 +24,3 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for strategy in sys.argv[2:]:
         run(Path(sys.argv[1]) / strategy, strategy)
-    torch.distributed.destroy_process_group()
