@@ -8,6 +8,8 @@ __all__ = [
     "AmbiguousNameError",
     "AstrozooError",
     "AstrozooPluginWarning",
+    "AttentionFallbackWarning",
+    "BackendRefused",
     "BackendUnavailableError",
     "ConfigError",
     "DataError",
@@ -15,6 +17,8 @@ __all__ = [
     "PluginError",
     "TrainingError",
     "UnknownModelError",
+    "UnknownOptionError",
+    "UnsupportedArgument",
     "WeightsError",
 ]
 
@@ -35,8 +39,16 @@ class ConfigError(AstrozooError, ValueError):
     """A configuration field that does not exist, or a value it cannot take."""
 
 
+class UnknownOptionError(ConfigError, TypeError):
+    """A keyword that an attention does not take."""
+
+
 class InputError(AstrozooError, ValueError):
     """A tensor whose rank, size or dtype does not match what the model's spec names."""
+
+
+class UnsupportedArgument(InputError):  # noqa: N818  # the name in the attention contract
+    """An argument that an attention cannot honour; the message names attentions that can."""
 
 
 class PluginError(AstrozooError, RuntimeError):
@@ -51,6 +63,10 @@ class BackendUnavailableError(AstrozooError, RuntimeError):
     """A kernel, accelerator or optional dependency that was asked for and cannot run here."""
 
 
+class BackendRefused(BackendUnavailableError):  # noqa: N818  # the name in the attention contract
+    """An attention backend that was forced and cannot serve the request; the message says why, for each in the chain."""
+
+
 class DataError(AstrozooError, ValueError):
     """A data set that lacks a variable, clashes in units or calendar, or cannot be read."""
 
@@ -61,3 +77,7 @@ class TrainingError(AstrozooError, RuntimeError):
 
 class AstrozooPluginWarning(UserWarning):
     """An installed plugin that is broken or claims a taken name; astrozoo goes on without that part of it."""
+
+
+class AttentionFallbackWarning(UserWarning):
+    """Long attention on an accelerator that no fused kernel would take: it is computed in full, slowly."""

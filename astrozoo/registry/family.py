@@ -143,7 +143,18 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttentionImplementation:
-    """What an entry point of group `astrozoo.attention` points at: a spec and the callable that builds the module."""
+    """What an entry point of group `astrozoo.attention` points at.
+
+    Attributes:
+        spec: What it can do.
+        build: Called with `dim`, `num_heads` and options; returns an `astrozoo.attention.Attention`.
+        aliases: Other names, each with the options it presets.
+        example: Options of a small instance for the conformance kit, beside `dim` and `num_heads`.
+        example_geometry: Called with a number of tokens, makes a geometry of that many for the conformance kit.
+    """
 
     spec: AttentionSpec
     build: Callable[..., Any]
+    aliases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    example: Mapping[str, Any] = field(default_factory=dict)
+    example_geometry: Callable[[int], Any] | None = None

@@ -27,6 +27,8 @@ from astrozoo.registry.spec import ModelSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from astrozoo.attention.request import AttentionRequest
+    from astrozoo.attention.terms import Terms
     from astrozoo.module import ZooModel
 
 __all__ = [
@@ -69,32 +71,64 @@ class WeightSource(Protocol):
 
 @runtime_checkable
 class AttentionBackend(Protocol):
-    """A kernel that computes softmax attention.
+    """A kernel, or a family of kernels, that computes softmax attention.
 
     Attributes:
         name: What a user forces it by, such as `flash_attn`.
-        priority: Backends are tried from high to low; the built-in chain uses 0 to 100.
+        priority: Backends are tried from high to low; the built-in chain uses 10 to 70.
     """
 
     name: str
     priority: int
 
-    def refusal(self, request: Any) -> str:
-        """Why the kernel cannot serve `request` here, or an empty string if it can.
+    def version(self) -> str:
+        """Version of the package the kernel comes from; empty where that is not installed."""
+        ...
+
+    def refusals(self, request: AttentionRequest) -> tuple[str, ...]:
+        """Why it cannot serve the request, from the request alone; empty if it can.
 
         Args:
-            request: Shapes, dtypes, device, masks and options of one attention call.
+            request: Shapes, dtypes, device and terms of one attention call, without tensors.
         """
         ...
 
-    def run(self, request: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention of `query[batch, head, token, dim]` over `key` and `value`, in the shape of the query.
+    def unwanted(self, request: AttentionRequest) -> str:
+        """Why `auto` should pass it over although it could serve the request; empty if it should not.
 
         Args:
-            request: What `refusal` accepted.
-            query: Queries.
-            key: Keys.
-            value: Values.
+            request: What `refusals` accepted.
+        """
+        ...
+
+    def probe(self, request: AttentionRequest) -> str:
+        """Why it fails on this device although it should not, found by running it once on a tiny input; empty if fine.
+
+        Args:
+            request: What `refusals` accepted.
+        """
+        ...
+
+    def kernel(self, request: AttentionRequest) -> str:
+        """The name of the kernel it will run for the request.
+
+        Args:
+            request: What `refusals` accepted.
+        """
+        ...
+
+    def run(
+        self, query: Tensor, key: Tensor, value: Tensor, terms: Terms, request: AttentionRequest, kernel: str
+    ) -> tuple[Tensor, Tensor | None]:
+        """Output (batch, head, query, value dim) and, if requested, log-sum-exp (batch, head, query).
+
+        Args:
+            query: (batch, head, query, dim).
+            key: (batch, key head, key, dim); keys that no query may see are zero already.
+            value: (batch, key head, key, value dim); the same.
+            terms: Masks, biases, scale and dropout, to be honoured all.
+            request: What `refusals` accepted.
+            kernel: What `kernel` answered.
         """
         ...
 

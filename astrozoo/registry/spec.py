@@ -210,8 +210,26 @@ class ModelSpec:
 class AttentionSpec:
     """The torch-free description of one attention implementation.
 
-    Attributes mirror the questions a caller asks before choosing: what it computes, whether that is exact, what it
-    costs, and which of causal, cross, masks, grouped heads and caches it honours.
+    Attributes mirror the questions a caller asks before choosing. `check_attention` proves every answer.
+
+    Attributes:
+        name: What `create_attention` takes.
+        summary: What it computes, in one line.
+        exactness: In words, what it equals and in which limits.
+        cost: Cost in words or a formula.
+        causal: Whether `causal=True` is honoured.
+        cross: Whether keys may come from another sequence, `context`.
+        masks: Those of `mask`, `key_mask`, `bias`, `segments` that it honours.
+        grouped_query: Whether there may be fewer key/value heads than query heads.
+        cache: Kind of its cache (`kv`, `window`, `latent`, `state`, `context`), or None.
+        paper: Where it comes from.
+        exact: Whether it equals softmax attention over the keys it may see.
+        causal_only, needs_context: Whether it cannot do without.
+        geometry: Kind of geometry it takes (`grid`, `graph`, `points`), or None.
+        needs_geometry: Whether it cannot do without.
+        cost_exponent: Exponent of the cost in the number of tokens, at its default options.
+        softmax: Whether attention weights and their log-sum-exp exist, for `forward_with`.
+        aliases: Other names of it, with options preset.
     """
 
     name: str
@@ -224,6 +242,14 @@ class AttentionSpec:
     grouped_query: bool
     cache: str | None
     paper: Paper | None = None
+    exact: bool = True
+    causal_only: bool = False
+    needs_context: bool = False
+    geometry: str | None = None
+    needs_geometry: bool = False
+    cost_exponent: float = 2.0
+    softmax: bool = True
+    aliases: tuple[str, ...] = ()
     distribution: str = ""
     version: str = ""
 
@@ -235,7 +261,8 @@ class AttentionSpec:
     def from_dict(cls, row: Mapping[str, Any]) -> AttentionSpec:
         """The inverse of `to_dict`, also for a row read back from JSON."""
         values = dict(row)
-        values["masks"] = tuple(values["masks"])
+        for name in ("masks", "aliases"):
+            values[name] = tuple(values.get(name, ()))
         values["paper"] = Paper(**values["paper"]) if values["paper"] else None
         return cls(**values)
 

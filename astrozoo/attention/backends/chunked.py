@@ -1,0 +1,80 @@
+"""Softmax attention in blocks of queries (Rabe and Staats 2021, arXiv:2112.05682): all that `math` can, in O(N) memory.
+
+Each block is computed again in the backward pass, so that no N^2 tensor is kept; it serves long sequences that the
+fused kernels refuse, on CPU above all: dropout, gradients of a bias, values wider than keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from astrozoo.attention.backends.math import softmax_attention
+from astrozoo.attention.request import AttentionRequest
+from astrozoo.attention.terms import Terms
+
+__all__ = ["ChunkedBackend"]
+
+LONG = 2048  # keys from which `auto` prefers blocks to the whole
+BLOCK = 512
+
+
+class ChunkedBackend:
+    """The backend `chunked`."""
+
+    name = "chunked"
+    priority = 20
+
+    def version(self) -> str:
+        """Version of PyTorch."""
+        return torch.__version__
+
+    def refusals(self, request: AttentionRequest) -> tuple[str, ...]:
+        """Under torch.compile the number of blocks would be baked in."""
+        return ("the number of blocks is not fixed under torch.compile",) if request.compiling else ()
+
+    def unwanted(self, request: AttentionRequest) -> str:
+        """Why `auto` passes it over although it could: short sequences are faster in one piece."""
+        if request.keys is not None and request.queries is not None and min(request.keys, request.queries) < LONG:
+            return f"fewer than {LONG} tokens are faster in one piece"
+        return ""
+
+    def probe(self, request: AttentionRequest) -> str:  # noqa: ARG002
+        """Nothing to find out: it runs the operations of `math`."""
+        return ""
+
+    def kernel(self, request: AttentionRequest) -> str:  # noqa: ARG002
+        """Matrix products and a softmax on blocks of queries."""
+        return f"matmul in blocks of {BLOCK}"
+
+    def run(
+        self, query: Tensor, key: Tensor, value: Tensor, terms: Terms, request: AttentionRequest, kernel: str
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `Backend.run`."""
+        queries, keys = query.shape[2], key.shape[2]
+        if terms.causal or terms.window is not None:
+            terms = terms.replace(positions=terms.resolved_positions(queries, keys, query.device))
+        outs: list[Tensor] = []
+        sums: list[Tensor] = []
+        for start in range(0, max(queries, 1), BLOCK):
+            part = slice(start, start + BLOCK)
+            block, own = query[:, :, part], _rows(terms, part)
+            if request.grad:
+                out, total = checkpoint(softmax_attention, block, key, value, own, lse=request.lse, use_reentrant=False)
+            else:
+                out, total = softmax_attention(block, key, value, own, lse=request.lse)
+            outs.append(out)
+            if total is not None:
+                sums.append(total)
+        return torch.cat(outs, dim=2), torch.cat(sums, dim=2) if request.lse else None
+
+
+def _rows(terms: Terms, part: slice) -> Terms:
+    """The terms of some of the queries."""
+    return terms.replace(
+        mask=None if terms.mask is None else terms.mask[:, :, part],
+        bias=None if terms.bias is None else terms.bias[:, :, part],
+        segments=None if terms.segments is None else (terms.segments[0][:, part], terms.segments[1]),
+        positions=None if terms.positions is None else (terms.positions[0][:, part], terms.positions[1]),
+    )

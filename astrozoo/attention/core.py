@@ -1,0 +1,183 @@
+"""Softmax attention on the best kernel there is: the function under every softmax attention of the library."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from astrozoo.attention.choice import BackendChoice, BackendName, note, overridden, resolve
+from astrozoo.attention.request import describe
+from astrozoo.attention.terms import Terms, make_terms
+from astrozoo.errors import InputError
+
+__all__ = ["Attended", "attend", "attend_packed", "attend_terms", "check_heads", "hide_unseen"]
+
+
+class Attended(NamedTuple):
+    """Output (batch, head, query, value dim), log-sum-exp (batch, head, query) or None, and what computed them."""
+
+    out: Tensor
+    lse: Tensor | None
+    choice: BackendChoice
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    causal: bool = False,
+    window: int | None = None,
+    segments: Tensor | tuple[Tensor, Tensor] | None = None,
+    positions: tuple[Tensor, Tensor] | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    backend: BackendName = "auto",
+    lse: bool = False,
+) -> Attended:
+    """softmax(scale q k' + bias) v over the keys that each query may see.
+
+    All masks combine by "and". A query that sees no key gives 0, and a log-sum-exp of -inf. Keys that no query may see
+    by `mask`, `key_mask` or `bias` are not read: NaN in them does not reach outputs or gradients.
+
+    Args:
+        query: float (batch, head, query, dim).
+        key: float (batch, key head, key, dim); the number of key heads divides that of query heads, and each serves a
+            group of adjacent query heads.
+        value: float (batch, key head, key, value dim).
+        mask: bool or integer (query, key) or (batch | 1, head | 1, query, key), true where a query may attend.
+        key_mask: bool or integer (batch, key), true for a real token.
+        bias: float, shaped as `mask`, added to the scaled logits; -inf hides. Has a gradient.
+        causal: A query sees no later key; the last query is aligned with the last key.
+        window: A query sees keys less than this many positions away, itself included.
+        segments: int (batch, token), or a pair for queries and keys; a query sees its own segment only.
+        positions: (query,) or (batch | 1, query), and the same of keys: what `causal` and `window` compare.
+        scale: Factor of the logits; dim ** -0.5 by default.
+        dropout_p: Probability that a weight is dropped, whatever the mode of the module.
+        backend: `auto`, the name of a backend, or a tuple of names to be tried in order.
+        lse: Whether to return the log-sum-exp of the logits too.
+
+    Raises:
+        InputError: A shape or dtype does not fit.
+        BackendRefused: No backend that was asked for can serve the call.
+        ConfigError: There is no backend of that name.
+    """
+    check_heads(query, key, value)
+    terms = make_terms(
+        batch=query.shape[0], heads=query.shape[1], queries=query.shape[2], keys=key.shape[2], causal=causal, mask=mask,
+        key_mask=key_mask, bias=bias, segments=segments, window=window, positions=positions, scale=scale,
+        dropout=dropout_p,
+    )  # fmt: skip
+    return attend_terms(query, key, value, terms, backend=backend, lse=lse)
+
+
+def attend_terms(
+    query: Tensor, key: Tensor, value: Tensor, terms: Terms, *, backend: BackendName = "auto", lse: bool = False
+) -> Attended:
+    """`attend` for terms that were checked already."""
+    key, value = hide_unseen(key, value, terms)
+    request = describe(query, key, value, terms, lse=lse)
+    server, choice = resolve(request, overridden(backend))
+    out, total = server.run(query, key, value, terms, request, choice.kernel)
+    if not torch.compiler.is_compiling():
+        note(choice)
+    return Attended(out, total, choice)
+
+
+def attend_packed(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    cu_seqlens_q: Tensor,
+    max_q: int,
+    cu_seqlens_k: Tensor | None = None,
+    max_k: int | None = None,
+    causal: bool = False,
+    window: int | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    backend: BackendName = "auto",
+) -> Tensor:
+    """Attention within each of several sequences that lie one after the other.
+
+    Sequences are padded to the longest for the kernel, so memory follows `max_q`, not the sum of lengths squared.
+
+    Args:
+        query: (token, head, dim), all sequences one after the other.
+        key, value: (token, key head, dim).
+        cu_seqlens_q: int (sequence + 1), where each sequence starts and the last ends; starts with 0.
+        max_q: Length of the longest sequence, or more.
+        cu_seqlens_k, max_k: The same for keys; as for queries by default.
+        causal, window, scale, dropout_p, backend: As for `attend`; causal aligns the ends of each pair of sequences.
+
+    Returns:
+        (token, head, value dim).
+
+    Raises:
+        InputError: A shape does not fit.
+    """
+    cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
+    max_k = max_q if max_k is None else max_k
+    for name, offsets in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
+        if offsets.dim() != 1 or offsets.is_floating_point() or offsets.shape[0] != cu_seqlens_q.shape[0]:
+            raise InputError(f"{name} is {offsets.dtype} {tuple(offsets.shape)}; expected int (sequence + 1,).")
+    if query.dim() != 3 or key.dim() != 3 or value.dim() != 3:
+        raise InputError("Packed queries, keys and values have three dimensions (token, head, dim).")
+    query_slots, query_real = _slots(cu_seqlens_q, max_q)
+    key_slots, key_real = _slots(cu_seqlens_k, max_k)
+    sequences = query_slots.shape[0]
+
+    def padded(packed: Tensor, slots: Tensor, real: Tensor) -> Tensor:
+        if packed.shape[0] == 0:
+            return packed.new_zeros(sequences, packed.shape[1], slots.shape[1], packed.shape[2])
+        rows = packed[slots.clamp(max=packed.shape[0] - 1)].masked_fill(~real[..., None, None], 0)
+        return rows.transpose(1, 2)  # (sequence, head, slot, dim)
+
+    # Positions count from the end of each sequence, so that causal aligns the ends whatever the padding.
+    index = torch.arange(max(max_q, max_k), device=query.device)
+    ends_q, ends_k = cu_seqlens_q.diff()[:, None], cu_seqlens_k.diff()[:, None]
+    positions = (index[None, :max_q] - ends_q, index[None, :max_k] - ends_k)
+    out = attend(
+        padded(query, query_slots, query_real), padded(key, key_slots, key_real), padded(value, key_slots, key_real),
+        key_mask=key_real, causal=causal, window=window, scale=scale, dropout_p=dropout_p, backend=backend,
+        positions=positions if causal or window is not None else None,
+    ).out  # fmt: skip
+    packed = query.new_zeros(query.shape[0] + 1, query.shape[1], value.shape[2])  # the last row takes the padding
+    target = query_slots.masked_fill(~query_real, query.shape[0]).flatten()
+    return packed.index_copy(0, target, out.transpose(1, 2).flatten(0, 1).to(packed.dtype))[:-1]
+
+
+def _slots(offsets: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """Row of every slot of the padded form, and whether it is a real token: (sequence, slot) both."""
+    index = torch.arange(longest, device=offsets.device)[None]
+    return offsets[:-1, None].long() + index, index < offsets.diff()[:, None]
+
+
+def hide_unseen(key: Tensor, value: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
+    """Key and value with 0 for keys that no query may see, so that what is in them cannot matter."""
+    seen = terms.seen_keys()
+    if seen is None:
+        return key, value
+    hidden = ~seen[:, None, :, None]
+    return key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)
+
+
+def check_heads(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Raise an `InputError` unless query, key and value have four dimensions, one dtype and sizes that fit."""
+    shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+    if query.dim() != 4 or key.dim() != 4 or value.dim() != 4:
+        raise InputError(f"Got {shapes}; expected four dimensions (batch, head, token, dim) each.")
+    if query.shape[3] != key.shape[3] or key.shape[:3] != value.shape[:3] or query.shape[0] != key.shape[0]:
+        raise InputError(f"Got {shapes}; expected one batch, one dim of queries and keys, as many values as keys.")
+    if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
+        raise InputError(f"Got {shapes}; the number of key heads must divide that of query heads.")
+    if not (query.dtype == key.dtype == value.dtype and query.is_floating_point()):
+        raise InputError(
+            f"Got query {query.dtype}, key {key.dtype}, value {value.dtype}; expected one floating dtype for all."
+        )
