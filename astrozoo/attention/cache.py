@@ -51,7 +51,7 @@ class Cache(ABC):
     lengths: Tensor
 
     def next_positions(self, count: int, key_mask: Tensor | None) -> Tensor:
-        """Positions (batch, token) of `count` new tokens: real ones are counted, padding gets that of the one before."""
+        """Positions (batch, token) of `count` new tokens: real ones are counted, padding repeats the last."""
         if key_mask is None:
             return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
         return self.lengths[:, None] + key_mask.long().cumsum(dim=1) - 1

@@ -144,7 +144,7 @@ _SEPARATOR = "\n"
 _in_use: dict[str, Backend] = {}  # what traced code looks up; objects cannot be constants of a trace, strings can
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _resolve_constant(backend: BackendName, *request: Any) -> str:
     asked = AttentionRequest(*request)
     server, choice = _resolve(asked, backend, _environment(), registry.plugin_manager())

@@ -110,11 +110,17 @@ def attend_packed(
 
     Args:
         query: (token, head, dim), all sequences one after the other.
-        key, value: (token, key head, dim).
+        key: (token, key head, dim).
+        value: (token, key head, value dim).
         cu_seqlens_q: int (sequence + 1), where each sequence starts and the last ends; starts with 0.
         max_q: Length of the longest sequence, or more.
-        cu_seqlens_k, max_k: The same for keys; as for queries by default.
-        causal, window, scale, dropout_p, backend: As for `attend`; causal aligns the ends of each pair of sequences.
+        cu_seqlens_k: The same for keys; as for queries by default.
+        max_k: Longest sequence of keys, or more.
+        causal: As for `attend`; the ends of each pair of sequences are aligned.
+        window: As for `attend`.
+        scale: As for `attend`.
+        dropout_p: As for `attend`.
+        backend: As for `attend`.
 
     Returns:
         (token, head, value dim).

@@ -1,8 +1,8 @@
 """Multi-head softmax attention on the fastest kernel there is.
 
 Vaswani et al. 2017 (arXiv:1706.03762); exact, in linear memory, after Dao et al. 2022 (arXiv:2205.14135), Dao 2023
-(arXiv:2307.08691), Shah et al. 2024 (arXiv:2407.08608) and Rabe and Staats 2021 (arXiv:2112.05682): which kernel runs is
-decided for each call by the backend chain.
+(arXiv:2307.08691), Shah et al. 2024 (arXiv:2407.08608) and Rabe and Staats 2021 (arXiv:2112.05682). The backend chain
+decides for each kind of call which kernel runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where tokens lie: on a grid, on the nodes of a graph, or at points in space. Attentions that need one take it by kind."""
+"""Where tokens lie: on a grid, on the nodes of a graph, or at points in space."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Graph:
     """Tokens on the nodes of a graph, or of several in one batch element.
 
     Attributes:
-        edge_index: int64 (2, edge): source (key) and target (query) of every edge, by node number. For a batch, nodes of
-            element b are numbered from b * nodes.
+        edge_index: int64 (2, edge): source (key) and target (query) of every edge, by node number. For a batch, the
+            nodes of element b are numbered from b * nodes.
         edge_bias: float (edge, head) or (edge,), added to the logit of the edge; or None.
         node_graph: int64 (batch, node), ids of the graph a node belongs to; edges between graphs are ignored. Or None.
     """
@@ -77,8 +77,8 @@ class Points:
     """Tokens at points, for distances between them.
 
     Attributes:
-        coords: float (batch | 1, token, coordinate). Great circle: latitude and longitude in degrees. Wavelength: one
-            coordinate above 0. Others: any unit.
+        coords: float (batch | 1, token, coordinate). Great circle: latitude and longitude in degrees. Wavelength:
+            one coordinate above 0. Others: any unit.
         metric: One of `METRICS`.
         weights: float (batch | 1, token), quadrature weight of each token as a key (cell area); None for equal ones.
         period: Period of each coordinate under the metric `periodic`, in the unit of the coordinates.
@@ -93,7 +93,8 @@ class Points:
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise InputError(
-                f"Points.metric is {self.metric!r}; expected one of {', '.join(METRICS)}.{suggest(self.metric, METRICS)}"
+                f"Points.metric is {self.metric!r}; expected one of {', '.join(METRICS)}."
+                f"{suggest(self.metric, METRICS)}"
             )
         if self.coords.dim() != 3 or not self.coords.is_floating_point():
             raise InputError(
@@ -113,7 +114,7 @@ class Points:
 
 
 def check_geometry(geometry: Any, kind: str, name: str) -> None:
-    """Raise an `InputError` unless `geometry` is of `kind` (`grid`, `graph` or `points`), as attention `name` takes it."""
+    """Raise an `InputError` unless `geometry` is of `kind` (`grid`, `graph`, `points`), as attention `name` takes it."""
     if getattr(geometry, "kind", None) != kind:
         wanted = {"grid": "Grid", "graph": "Graph", "points": "Points"}[kind]
         raise InputError(

@@ -190,8 +190,8 @@ class Attention(nn.Module):
             bias: float, shaped as `mask`, added to the scaled logits; -inf hides.
             causal: Whether a query sees no later key; the configuration's by default.
             segments: int (batch, token), or a pair for queries and keys; tokens attend within their segment.
-            positions: (query,), (batch | 1, query) or with a last dimension of axes; what rotary positions, `causal` and
-                windows use. By default tokens are counted, the last query aligned with the last key.
+            positions: (query,), (batch | 1, query) or with a last dimension of axes; what rotary positions, `causal`
+                and windows use. By default tokens are counted, the last query aligned with the last key.
             context_positions: The same of the keys of `context`.
             cache: From `new_cache`; the tokens of `x` join it and attend to all in it.
             geometry: `Grid`, `Graph` or `Points` of the tokens.
@@ -215,7 +215,9 @@ class Attention(nn.Module):
         """`forward`, and a look inside that never changes its result.
 
         Args:
-            x, context, terms: As for `forward`.
+            x: As for `forward`.
+            context: As for `forward`.
+            terms: As for `forward`.
             want: Any of `weights` (batch, head, query, key), `lse`, the log-sum-exp of the logits (batch, head, query),
                 and `heads`, the output before its projection (batch, head, query, value dim). The first two are
                 computed apart, densely, in float64, without dropout.
@@ -231,7 +233,8 @@ class Attention(nn.Module):
         y, heads, parts, placed = self._run(self.attend, x, context, **terms)
         aux = {"heads": heads} if "heads" in want else {}
         if "weights" in want or "lse" in want:
-            weights, lse = self.weights(*parts, placed)
+            compute: Callable[..., tuple[Tensor, Tensor]] = self.weights  # takes the parts of its own `project`
+            weights, lse = compute(*parts, placed)
             aux.update({name: tensor for name, tensor in (("weights", weights), ("lse", lse)) if name in want})
         return y, aux
 
@@ -252,7 +255,8 @@ class Attention(nn.Module):
         Args:
             batch: Number of rows.
             max_len: Tokens to reserve memory for, so that shapes never change; growing memory by default.
-            device, dtype: Those of the parameters by default.
+            device: That of the parameters by default.
+            dtype: That of the parameters by default.
         """
         if self.spec.cache != "kv":
             return None
@@ -423,7 +427,7 @@ def _check_tokens(tokens: Tensor, name: str, width: int) -> None:
 def _pair(
     positions: Tensor | None, context_positions: Tensor | None, context: Tensor | None
 ) -> tuple[tuple[Tensor | None, Tensor | None], tuple[Tensor, Tensor] | None]:
-    """Positions (batch | 1, token[, axis]) of queries and keys for rotary positions, and the pair that causality uses."""
+    """Positions (batch | 1, token[, axis]) of queries and keys for `rope`, and the pair that causality uses."""
     if context is None and context_positions is not None:
         raise InputError("context_positions without context: keys are those of x, and so are their positions.")
     own = positions[None] if positions is not None and positions.dim() == 1 else positions

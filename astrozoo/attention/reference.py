@@ -1,4 +1,4 @@
-"""Softmax attention as the formula says, in float64, without a thought to speed: what every fast path is compared with."""
+"""Softmax attention as the formula says, in float64, without a thought to speed: the measure of every fast path."""
 
 from __future__ import annotations
 

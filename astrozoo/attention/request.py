@@ -106,5 +106,5 @@ def _bucket(length: int) -> int:
 
 
 def _decided(condition: bool) -> bool:
-    """`condition` as a constant: while torch.compile traces, a comparison of lengths is a symbol until a branch asks."""
+    """`condition` as a constant: a comparison of lengths that are traced is a symbol until a branch asks."""
     return True if condition else False  # noqa: SIM210

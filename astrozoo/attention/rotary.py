@@ -1,7 +1,7 @@
 """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): queries and keys turn with their position.
 
-The logits then depend on differences of positions only. Positions may be any real numbers, and have several axes (level,
-latitude, longitude): each axis turns its own share of the pairs.
+The logits then depend on differences of positions only. Positions may be any real numbers, and have several axes
+(level, latitude, longitude): each axis turns its own share of the pairs.
 """
 
 from __future__ import annotations

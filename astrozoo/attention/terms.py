@@ -52,7 +52,7 @@ class Terms:
         return dataclasses.replace(self, **changes)
 
     def kind(self) -> str:
-        """The most demanding term beside causality and window: `none`, `key`, `segments`, `positions`, `dense`, `bias`."""
+        """The most demanding term beside causality and window, as in `AttentionRequest.mask`."""
         if self.bias is not None:
             return "bias"
         if self.mask is not None:
@@ -190,8 +190,9 @@ def _segments(segments: Tensor | tuple[Tensor, Tensor], batch: int, queries: int
             raise InputError(f"segments have dtype {part.dtype}; expected integer ids.")
         if part.dim() != 2 or part.shape[0] not in (1, batch) or part.shape[1] != length:
             hint = "" if isinstance(segments, tuple) else " For another sequence of keys give a pair."
+            shape = tuple(part.shape)
             raise InputError(
-                f"segments of the {name} have shape {tuple(part.shape)}; expected (batch={batch}, {name}={length}).{hint}"
+                f"segments of the {name} have shape {shape}; expected (batch={batch}, {name}={length}).{hint}"
             )
     return pair[0], pair[1]
 

@@ -36,9 +36,9 @@ def merged_mask(
     and so does a single query, which sees every key.
     """
     queries, keys = query.shape[2], key.shape[2]
-    if terms.causal and terms.kind() == "none" and terms.window is None:
-        if (causal_in_kernel and queries == keys) or queries == 1:
-            return None
+    causal_alone = terms.causal and terms.kind() == "none" and terms.window is None
+    if causal_alone and ((causal_in_kernel and queries == keys) or queries == 1):
+        return None
     visible = terms.visible(queries, keys, query.device)
     if terms.bias is None:
         return visible

@@ -49,7 +49,13 @@ class ChunkedBackend:
         return f"matmul in blocks of {BLOCK}"
 
     def run(
-        self, query: Tensor, key: Tensor, value: Tensor, terms: Terms, request: AttentionRequest, kernel: str
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        terms: Terms,
+        request: AttentionRequest,
+        kernel: str,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor | None]:
         """As `Backend.run`."""
         queries, keys = query.shape[2], key.shape[2]

@@ -1,6 +1,7 @@
-"""PyTorch's FlexAttention: one compiled kernel that skips the blocks a mask leaves empty (Dong et al. 2024, arXiv:2412.05496).
+"""PyTorch's FlexAttention: one compiled kernel that skips the blocks a mask leaves empty.
 
-Serves windows, segments and padding on CUDA without an N^2 mask. On CPU it has no gradients and is not used.
+Dong et al. 2024 (arXiv:2412.05496). Serves windows, segments and padding on CUDA without an N^2 mask. On CPU it has no
+gradients and is not used.
 """
 
 from __future__ import annotations

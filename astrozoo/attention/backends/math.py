@@ -1,4 +1,4 @@
-"""Plain softmax attention that can do everything: any mask, bias gradient, dropout, log-sum-exp. Memory grows as N^2."""
+"""Plain softmax attention that can do everything: any mask, bias gradient, dropout, log-sum-exp. Memory is N^2."""
 
 from __future__ import annotations
 
@@ -77,7 +77,13 @@ class MathBackend:
         return "matmul"
 
     def run(
-        self, query: Tensor, key: Tensor, value: Tensor, terms: Terms, request: AttentionRequest, kernel: str
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        terms: Terms,
+        request: AttentionRequest,
+        kernel: str,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor | None]:
         """As `Backend.run`."""
         return softmax_attention(query, key, value, terms, lse=request.lse)

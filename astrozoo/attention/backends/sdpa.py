@@ -204,11 +204,11 @@ def _probe(kernel: str, device: str, dtype: torch.dtype, head_dim: int, causal: 
     terms = Terms(causal=causal)
     found: list[list[Tensor]] = []
     try:
-        for run in (_math, functools.partial(_run, kernel=kernel, lse=False)):
-            inputs = [tensor.clone().requires_grad_() for tensor in tensors[:3]]
+        for fused in (False, True):
+            q, k, v = (tensor.clone().requires_grad_() for tensor in tensors[:3])
             with torch.enable_grad(), torch.autocast(torch.device(device).type, enabled=False):
-                out = run(*inputs, terms)[0]
-                found.append([out.detach(), *torch.autograd.grad(out, inputs, tensors[3])])
+                out = (_run(q, k, v, terms, kernel, lse=False) if fused else softmax_attention(q, k, v, terms))[0]
+                found.append([out.detach(), *torch.autograd.grad(out, (q, k, v), tensors[3])])
     except RuntimeError as error:
         return f"{kernel} fails on {device}: {str(error).splitlines()[0]}"
     tolerance = 0.02 if dtype in _HALF else 1e-4
@@ -216,7 +216,3 @@ def _probe(kernel: str, device: str, dtype: torch.dtype, head_dim: int, causal: 
         if not float((got - want).norm()) <= tolerance * float(want.norm()):
             return f"{kernel} gives wrong values on {device}"
     return ""
-
-
-def _math(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> tuple[Tensor, Tensor | None]:
-    return softmax_attention(query, key, value, terms)
