@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from astrozoo import testing as testing
     from astrozoo import training as training
     from astrozoo import weights as weights
+    from astrozoo.attention import explain_attention, record_attention
     from astrozoo.batch import Batch
     from astrozoo.errors import (
         AmbiguousNameError,
         AstrozooError,
         AstrozooPluginWarning,
+        AttentionFallbackWarning,
+        BackendRefused,
         BackendUnavailableError,
         ConfigError,
         DataError,
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
         PluginError,
         TrainingError,
         UnknownModelError,
+        UnknownOptionError,
+        UnsupportedArgument,
         WeightsError,
     )
     from astrozoo.factory import create_attention, create_model, example_batch
@@ -49,11 +54,14 @@ if TYPE_CHECKING:
     from astrozoo.weights import download, load_model, push_model, save_model
 
 _HOMES = {
+    "astrozoo.attention": ("explain_attention", "record_attention"),
     "astrozoo.batch": ("Batch",),
     "astrozoo.errors": (
         "AmbiguousNameError",
         "AstrozooError",
         "AstrozooPluginWarning",
+        "AttentionFallbackWarning",
+        "BackendRefused",
         "BackendUnavailableError",
         "ConfigError",
         "DataError",
@@ -61,6 +69,8 @@ _HOMES = {
         "PluginError",
         "TrainingError",
         "UnknownModelError",
+        "UnknownOptionError",
+        "UnsupportedArgument",
         "WeightsError",
     ),
     "astrozoo.factory": ("create_attention", "create_model", "example_batch"),
@@ -70,13 +80,26 @@ _HOMES = {
     "astrozoo.training": ("TrainConfig", "evaluate", "predict", "train"),
     "astrozoo.weights": ("download", "load_model", "push_model", "save_model"),
 }
-_SUBPACKAGES = ("data", "errors", "models", "nn", "objectives", "registry", "testing", "training", "weights")
+_SUBPACKAGES = (
+    "attention",
+    "data",
+    "errors",
+    "models",
+    "nn",
+    "objectives",
+    "registry",
+    "testing",
+    "training",
+    "weights",
+)
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AmbiguousNameError",
     "AstrozooError",
     "AstrozooPluginWarning",
+    "AttentionFallbackWarning",
+    "BackendRefused",
     "BackendUnavailableError",
     "Batch",
     "ConfigError",
@@ -86,6 +109,8 @@ __all__ = [
     "TrainConfig",
     "TrainingError",
     "UnknownModelError",
+    "UnknownOptionError",
+    "UnsupportedArgument",
     "WeightsError",
     "ZooModel",
     "__version__",
@@ -95,6 +120,7 @@ __all__ = [
     "download",
     "evaluate",
     "example_batch",
+    "explain_attention",
     "hookimpl",
     "list_attentions",
     "list_models",
@@ -103,6 +129,7 @@ __all__ = [
     "model_info",
     "predict",
     "push_model",
+    "record_attention",
     "save_model",
     "train",
 ]

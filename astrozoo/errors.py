@@ -64,7 +64,7 @@ class BackendUnavailableError(AstrozooError, RuntimeError):
 
 
 class BackendRefused(BackendUnavailableError):  # noqa: N818  # the name in the attention contract
-    """An attention backend that was forced and cannot serve the request; the message says why, for each in the chain."""
+    """An attention backend that was forced and cannot serve the request; the message says why, for each tried."""
 
 
 class DataError(AstrozooError, ValueError):

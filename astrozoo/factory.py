@@ -13,6 +13,7 @@ from astrozoo import registry
 from astrozoo.batch import Batch, random_batch
 from astrozoo.errors import ConfigError, PluginError
 from astrozoo.module import ZooModel
+from astrozoo.registry import router
 from astrozoo.registry.family import Variant
 from astrozoo.registry.names import suggest
 from astrozoo.registry.origin import with_origin
@@ -72,18 +73,35 @@ def create_model(
 def create_attention(name: str, *, dim: int, num_heads: int, **options: Any) -> nn.Module:
     """An attention module by name.
 
+    `auto` chooses by a fixed rule, the first line that applies of `astrozoo info auto`, from what is said of the
+    tokens: `length`, `masks`, `grid`, `geometry`, `context`, `world_size` (see `astrozoo.registry.router.Tokens`) and `device`.
+    The module's attribute `decision` says what was chosen and why.
+
     Args:
-        name: As `list_attentions` gives it, or `distribution/name`.
+        name: As `list_attentions` gives it, an alias of one, `distribution/name`, or `auto`.
         dim: Width of the tokens.
         num_heads: Number of query heads.
-        options: What the implementation takes beyond these.
+        options: Common ones are `num_kv_heads`, `head_dim`, `v_head_dim`, `dropout`, `bias`, `qk_norm`, `scale`,
+            `causal`, `rope`, `backend`, `device` and `dtype`; each implementation has more.
 
     Raises:
         UnknownModelError, AmbiguousNameError, PluginError: As for `create_model`.
+        UnknownOptionError: It has no option of that name; the nearest are offered.
+        ConfigError: A value that an option cannot take.
     """
-    module = registry.load_attention(name).build(dim=dim, num_heads=num_heads, **options)
+    decision = None
+    if name == "auto":
+        hints = {hint: options.pop(hint) for hint in router.HINTS if hint in options}
+        device = torch.device(options.get("device") or torch.get_default_device()).type
+        decision = router.route(router.Tokens(**hints), device)
+        name, options = decision.name, {**decision.options, **options}
+    implementation = registry.load_attention(name)
+    options = {**implementation.aliases.get(name, {}), **options}
+    module = implementation.build(dim=dim, num_heads=num_heads, **options)
     if not isinstance(module, nn.Module):
         raise PluginError(f"Attention {name!r} built a {type(module).__name__}; expected a torch.nn.Module.")
+    if decision is not None:
+        module.decision = decision  # type: ignore[assignment]  # a plain attribute, no submodule
     return module
 
 

@@ -7,6 +7,7 @@ rotary     rotary positions
 cache      what earlier tokens left behind, owned by the caller
 core       softmax attention on the best kernel there is
 choice     which backend that is, and why not another
+explain    the same without running anything
 backends   the kernels
 reference  softmax attention in float64, dense
 """
@@ -14,6 +15,7 @@ reference  softmax attention in float64, dense
 from astrozoo.attention.cache import KVCache, LatentCache, StateCache, StaticKVCache, WindowKVCache
 from astrozoo.attention.choice import BackendChoice, record_attention, use_backend
 from astrozoo.attention.core import attend, attend_packed
+from astrozoo.attention.explain import explain_attention
 from astrozoo.attention.geometry import Graph, Grid, Points
 from astrozoo.attention.module import Attention, AttentionConfig, implement
 from astrozoo.attention.rotary import Rotary
@@ -35,6 +37,7 @@ __all__ = [
     "WindowKVCache",
     "attend",
     "attend_packed",
+    "explain_attention",
     "implement",
     "record_attention",
     "use_backend",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from astrozoo.attention.choice import BackendChoice, BackendName, note, overridden, resolve
-from astrozoo.attention.request import describe
+from astrozoo.attention.request import AttentionRequest, describe
 from astrozoo.attention.terms import Terms, make_terms
 from astrozoo.errors import InputError
 
-__all__ = ["Attended", "attend", "attend_packed", "attend_terms", "check_heads", "hide_unseen"]
+__all__ = ["Attended", "attend", "attend_packed", "attend_terms", "check_heads", "hide_unseen", "planning"]
 
 
 class Attended(NamedTuple):
@@ -82,11 +85,35 @@ def attend_terms(
     """`attend` for terms that were checked already."""
     key, value = hide_unseen(key, value, terms)
     request = describe(query, key, value, terms, lse=lse)
+    if _planning:
+        return _planned(query, value, request, overridden(backend))
     server, choice = resolve(request, overridden(backend))
     out, total = server.run(query, key, value, terms, request, choice.kernel)
     if not torch.compiler.is_compiling():
         note(choice)
     return Attended(out, total, choice)
+
+
+_planning = False
+
+
+@contextlib.contextmanager
+def planning() -> Iterator[None]:
+    """Within the block attention is only planned: the backend is chosen and noted, the output is uninitialised."""
+    global _planning
+    before, _planning = _planning, True
+    try:
+        yield
+    finally:
+        _planning = before
+
+
+def _planned(query: Tensor, value: Tensor, request: AttentionRequest, backend: BackendName) -> Attended:
+    with unset_fake_temporarily():  # a probe runs for real
+        choice = resolve(request, backend)[1]
+    note(choice)
+    lse = query.new_empty(query.shape[:3]) if request.lse else None
+    return Attended(query.new_empty(*query.shape[:3], value.shape[3]), lse, choice)
 
 
 def attend_packed(

@@ -114,7 +114,7 @@ class Points:
 
 
 def check_geometry(geometry: Any, kind: str, name: str) -> None:
-    """Raise an `InputError` unless `geometry` is of `kind` (`grid`, `graph`, `points`), as attention `name` takes it."""
+    """Raise an `InputError` unless `geometry` is of `kind` (`grid`, `graph`, `points`), as `name` takes it."""
     if getattr(geometry, "kind", None) != kind:
         wanted = {"grid": "Grid", "graph": "Graph", "points": "Points"}[kind]
         raise InputError(

@@ -173,7 +173,7 @@ def model_info(name: str) -> ModelSpec:
 
 def attention_info(name: str) -> AttentionSpec:
     """The spec of an attention; raises what `model_info` raises."""
-    spec: AttentionSpec = current().spec(_ATTENTION, name)
+    spec: AttentionSpec = current().spec(_ATTENTION, _unaliased(name))
     return spec
 
 
@@ -189,9 +189,21 @@ def load_variant(name: str) -> Variant:
 
 
 def load_attention(name: str) -> AttentionImplementation:
-    """The attention implementation called `name`; raises what `load_variant` raises."""
-    implementation: AttentionImplementation = current().load(_ATTENTION, name)
+    """The attention implementation called `name`, or that has it as an alias; raises what `load_variant` raises."""
+    implementation: AttentionImplementation = current().load(_ATTENTION, _unaliased(name))
     return implementation
+
+
+def _unaliased(name: str) -> str:
+    """The name of the attention that has `name` as an alias; `name` itself if there is none."""
+    registry = current()
+    listed = registry.indices[_ATTENTION].listed
+    if name not in listed:
+        for other, entry in listed.items():
+            spec: Any = registry.known_spec(_ATTENTION, entry)
+            if spec is not None and name in spec.aliases:
+                return other
+    return name
 
 
 def unavailable(names: Iterable[str] | None = None) -> Mapping[str, str]:

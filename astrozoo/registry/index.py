@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from astrozoo.errors import AmbiguousNameError, PluginError, UnknownModelError
 from astrozoo.registry.discovery import ATTENTION, CORE, MODELS, Entry, Offer, normalized
 from astrozoo.registry.names import nearest
-from astrozoo.registry.official import install_command, official_names
+from astrozoo.registry.official import ATTENTION_BACKENDS, install_command, official_names
 
 __all__ = ["Index"]
 
@@ -94,6 +94,8 @@ class Index:
     def _unknown(self, name: str, plain: str) -> str:
         message = f"There is no {self.noun} {name!r}."
         official = official_names(self.noun)
+        if self.noun == "attention" and any(name in backends for backends in ATTENTION_BACKENDS.values()):
+            return f"{message} It is a backend: create_attention('flash', backend={name!r}, ...) forces it."
         if plain in official:
             return f"{message} {self._remedy(official[plain])}"
         # A name that is not installed must be much nearer: the table is long, and a wrong install command misleads.

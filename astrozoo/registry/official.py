@@ -37,9 +37,9 @@ ATTENTION_BACKENDS: dict[str, tuple[str, ...]] = {"astrozoo-kernels": ("flash_at
 
 
 def official_names(noun: str) -> dict[str, str]:
-    """Name of every `model` of the official plugins, or `attention` backend, and its distribution."""
+    """Name of every `model` of the official plugins, and its distribution; they offer no `attention`, only backends."""
     if noun == "attention":
-        return {name: distribution for distribution, names in ATTENTION_BACKENDS.items() for name in names}
+        return {}
     return {
         f"{family}_{size}": distribution
         for distribution, families in MODELS.items()

@@ -5,6 +5,8 @@ A dimension with a number is fixed by the configuration; the others may have any
 Examples:
   astrozoo info cube_unet_nano
   astrozoo info cube_unet_nano --json
+  astrozoo info sliding_window
+  astrozoo info auto
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from astrozoo.cli.arguments import add_model_argument
 from astrozoo.cli.output import Output
 from astrozoo.errors import UnknownModelError
 from astrozoo.readable import format_bytes, format_count, format_flops
+from astrozoo.registry import router
 from astrozoo.registry.spec import AttentionSpec, ModelSpec, TensorSpec
 
 _CAPABILITIES = {
@@ -32,21 +35,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """Print the spec of a model, or of an attention of that name."""
-    from astrozoo.registry import attention_info, list_attentions, model_info
+    from astrozoo.registry import attention_info, model_info
 
     spec: ModelSpec | AttentionSpec
+    if args.name == "auto":
+        return _print_rule(out)
     try:
         spec = model_info(args.name)
-    except UnknownModelError:
-        if args.name not in list_attentions():
-            raise
-        spec = attention_info(args.name)
+    except UnknownModelError as error:
+        try:
+            spec = attention_info(args.name)
+        except UnknownModelError as unknown:
+            raise error from unknown
     if out.as_json:
         out.document(spec.to_dict())
     elif isinstance(spec, ModelSpec):
         _print_model(spec, out)
     else:
         _print_attention(spec, out)
+    return 0
+
+
+def _print_rule(out: Output) -> int:
+    rules = [{"name": rule.name, "when": rule.when} for rule in router.RULES]
+    if out.as_json:
+        out.document(rules)
+    else:
+        out.line("create_attention('auto', ...) makes the first that applies:")
+        out.table(("attention", "when"), [(rule["name"], rule["when"]) for rule in rules])
     return 0
 
 
@@ -124,10 +140,12 @@ def _print_attention(spec: AttentionSpec, out: Output) -> None:
     out.table(
         ("", "value"),
         [
+            *((("also called", ", ".join(spec.aliases)),) if spec.aliases else ()),
             ("exactness", spec.exactness),
             ("cost", spec.cost),
-            ("causal", "yes" if spec.causal else "no"),
-            ("cross-attention", "yes" if spec.cross else "no"),
+            ("causal", "always" if spec.causal_only else "yes" if spec.causal else "no"),
+            ("cross-attention", "always" if spec.needs_context else "yes" if spec.cross else "no"),
+            ("geometry", (spec.geometry or "none") + (", required" if spec.needs_geometry else "")),
             ("masks", ", ".join(spec.masks) or "none"),
             ("grouped key/value heads", "yes" if spec.grouped_query else "no"),
             ("cache", spec.cache or "none"),
