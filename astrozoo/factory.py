@@ -74,7 +74,8 @@ def create_attention(name: str, *, dim: int, num_heads: int, **options: Any) -> 
     """An attention module by name.
 
     `auto` chooses by a fixed rule, the first line that applies of `astrozoo info auto`, from what is said of the
-    tokens: `length`, `masks`, `grid`, `geometry`, `context`, `world_size` (see `astrozoo.registry.router.Tokens`) and `device`.
+    tokens: `length`, `masks`, `grid`, `geometry`, `context`, `world_size`, as `astrozoo.registry.router.Tokens` has
+    them, and `device`.
     The module's attribute `decision` says what was chosen and why.
 
     Args:

@@ -6,6 +6,7 @@ norm      normalisation over channels, the same for every batch and grid
 film      conditioning on a vector by scale and shift
 resample  coarser and finer grids of any size
 drop      dropping residual branches during training
+transformer  blocks of attention, any that fits by name, and perceptron
 """
 
 from astrozoo.nn.drop import DropPath
@@ -13,5 +14,18 @@ from astrozoo.nn.film import FiLM
 from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.resample import Coarsen, Refine
 from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
+from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
 
-__all__ = ["ChannelNorm", "Coarsen", "DropPath", "FiLM", "GridConv3d", "Refine", "half_turn", "pad_grid"]
+__all__ = [
+    "ChannelNorm",
+    "Coarsen",
+    "DropPath",
+    "FiLM",
+    "GridConv3d",
+    "Mlp",
+    "Refine",
+    "TransformerBlock",
+    "TransformerStack",
+    "half_turn",
+    "pad_grid",
+]
