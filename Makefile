@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
 # Plugins that are installed beside the core; the template shows third parties how, and is tested like one.
-PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/astrozoo-template/pyproject.toml))
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
 # What an editable installation reads once: metadata, versions, entry points. Code itself needs no reinstallation.
 METADATA := pyproject.toml astrozoo/_version.py $(wildcard astrozoo/entry_points.txt) $(wildcard $(addsuffix /pyproject.toml,$(PLUGINS)))

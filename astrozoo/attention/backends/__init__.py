@@ -5,6 +5,7 @@ sdpa     PyTorch's fused kernels
 flex     PyTorch's compiled block-sparse kernel
 chunked  blocks of queries, for long sequences that no fused kernel takes
 math     matrix products and a softmax, for everything
+probe    trying a kernel once before it is trusted
 
 Others come from plugins, through the hook `astrozoo_attention_backends`.
 """

@@ -40,11 +40,11 @@ class ChunkedBackend:
             return f"fewer than {LONG} tokens are faster in one piece"
         return ""
 
-    def probe(self, request: AttentionRequest) -> str:  # noqa: ARG002
+    def probe(self, request: AttentionRequest) -> str:
         """Nothing to find out: it runs the operations of `math`."""
         return ""
 
-    def kernel(self, request: AttentionRequest) -> str:  # noqa: ARG002
+    def kernel(self, request: AttentionRequest) -> str:
         """Matrix products and a softmax on blocks of queries."""
         return f"matmul in blocks of {BLOCK}"
 
@@ -55,9 +55,9 @@ class ChunkedBackend:
         value: Tensor,
         terms: Terms,
         request: AttentionRequest,
-        kernel: str,  # noqa: ARG002
+        kernel: str,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `Backend.run`."""
+        """As `AttentionBackend.run`."""
         queries, keys = query.shape[2], key.shape[2]
         if terms.causal or terms.window is not None:
             terms = terms.replace(positions=terms.resolved_positions(queries, keys, query.device))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from astrozoo.attention.backends.base import scale_of
+from astrozoo.attention.backends.probe import compare_with_math
 from astrozoo.attention.request import AttentionRequest
 from astrozoo.attention.terms import Terms
 
@@ -59,7 +60,7 @@ class FlexBackend:
         """As `AttentionBackend.probe`: whether Triton compiles and runs it on this device."""
         return _probe(request.device, request.dtype, request.head_dim)
 
-    def kernel(self, request: AttentionRequest) -> str:  # noqa: ARG002
+    def kernel(self, request: AttentionRequest) -> str:
         """The compiled Triton template."""
         return "flex_attention"
 
@@ -70,7 +71,7 @@ class FlexBackend:
         value: Tensor,
         terms: Terms,
         request: AttentionRequest,
-        kernel: str,  # noqa: ARG002
+        kernel: str,
     ) -> tuple[Tensor, Tensor | None]:
         """As `AttentionBackend.run`."""
         from torch.nn.attention.flex_attention import create_block_mask
@@ -115,10 +116,8 @@ def _mask_rule(terms: Terms, queries: int, keys: int) -> Callable[[Tensor, Tenso
 
 @functools.cache
 def _probe(device: str, dtype: torch.dtype, head_dim: int) -> str:
-    inputs = [torch.randn(1, 2, 128, head_dim, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
-    try:
-        with torch.enable_grad():
-            compiled_flex()(*inputs).sum().backward()
-    except Exception as error:  # whatever the compiler raises means that it cannot be used here
-        return f"it fails on {device}: {str(error).splitlines()[0]}"
-    return ""
+    def run(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+        out: Tensor = compiled_flex()(query, key, value, scale=scale_of(query, terms))
+        return out
+
+    return compare_with_math(run, device=device, dtype=dtype, head_dim=head_dim, causal=False)

@@ -60,19 +60,19 @@ class MathBackend:
         """Version of PyTorch."""
         return torch.__version__
 
-    def refusals(self, request: AttentionRequest) -> tuple[str, ...]:  # noqa: ARG002
+    def refusals(self, request: AttentionRequest) -> tuple[str, ...]:
         """None: it serves everything."""
         return ()
 
-    def unwanted(self, request: AttentionRequest) -> str:  # noqa: ARG002
+    def unwanted(self, request: AttentionRequest) -> str:
         """Nothing: it is the last resort."""
         return ""
 
-    def probe(self, request: AttentionRequest) -> str:  # noqa: ARG002
+    def probe(self, request: AttentionRequest) -> str:
         """Nothing to find out: it is what others are compared with."""
         return ""
 
-    def kernel(self, request: AttentionRequest) -> str:  # noqa: ARG002
+    def kernel(self, request: AttentionRequest) -> str:
         """Matrix products and a softmax."""
         return "matmul"
 
@@ -83,7 +83,7 @@ class MathBackend:
         value: Tensor,
         terms: Terms,
         request: AttentionRequest,
-        kernel: str,  # noqa: ARG002
+        kernel: str,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `Backend.run`."""
+        """As `AttentionBackend.run`."""
         return softmax_attention(query, key, value, terms, lse=request.lse)

@@ -1,0 +1,54 @@
+"""Trying a kernel once before it is trusted: forward and backward on a tiny input, compared with plain attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from astrozoo.attention.backends.math import softmax_attention
+from astrozoo.attention.terms import Terms
+
+__all__ = ["compare_with_math"]
+
+TOKENS = 64
+
+
+def compare_with_math(
+    run: Callable[[Tensor, Tensor, Tensor, Terms], Tensor],
+    *,
+    device: str,
+    dtype: torch.dtype,
+    head_dim: int,
+    causal: bool,
+    window: int | None = None,
+) -> str:
+    """Why a kernel is not to be trusted on this device, or an empty string if it is right.
+
+    Args:
+        run: Output from query, key, value (1, 2, token, head_dim) and terms.
+        device: Where to try.
+        dtype: Of the tensors.
+        head_dim: Width of a head.
+        causal: As in `Terms`.
+        window: As in `Terms`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(1, 2, TOKENS, head_dim, generator=generator).to(device, dtype) for _ in range(4)]
+    terms = Terms(causal=causal, window=window)
+    found: list[list[Tensor]] = []
+    try:
+        for kernel in (lambda q, k, v, terms: softmax_attention(q, k, v, terms)[0], run):
+            q, k, v = (tensor.clone().requires_grad_() for tensor in tensors[:3])
+            with torch.enable_grad(), torch.autocast(torch.device(device).type, enabled=False):
+                out = kernel(q, k, v, terms)
+                found.append([out.detach(), *torch.autograd.grad(out, (q, k, v), tensors[3])])
+    except Exception as error:  # whatever a kernel or its compiler raises means that it cannot be used here
+        reason = str(error).strip().splitlines()
+        return f"it fails on {device}: {type(error).__name__}{': ' + reason[0] if reason else ''}"
+    tolerance = 0.02 if dtype in (torch.float16, torch.bfloat16) else 1e-4
+    for got, want in zip(found[1], found[0], strict=True):
+        if not float((got - want).norm()) <= tolerance * float(want.norm()):
+            return f"it gives wrong values on {device}"
+    return ""

@@ -1,0 +1,1 @@
+"""flash-attn and xFormers as attention backends of astrozoo; see `astrozoo_kernels.hooks`."""
