@@ -11,9 +11,7 @@ import fnmatch
 import logging
 import os
 import random
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from astrozoo.batch import Batch
 from astrozoo.errors import ConfigError
 from astrozoo.module import ZooModel
+from astrozoo.processes import leave_process_group
 from astrozoo.training.config import TrainConfig
 from astrozoo.weights.load import usable_device
 
@@ -141,36 +140,9 @@ def start(config: TrainConfig) -> Runtime:
         strategy = "fsdp2" if wants_fsdp else "ddp"
     if accelerator.num_processes > 1:
         device = accelerator.device
-        atexit.unregister(_leave)
-        atexit.register(_leave)
+        atexit.unregister(leave_process_group)
+        atexit.register(leave_process_group)
     return Runtime(device, accelerator, strategy)
-
-
-def _leave(patience: float = 2.0) -> None:
-    """Close the process group while the interpreter is whole, and wait up to `patience` s until gloo's threads rest.
-
-    Such a thread drops the tensors of a collective a moment after the collective has returned, and takes the
-    interpreter for that. Python before 3.14 kills a thread that asks for an interpreter in its finalisation, which
-    aborts the process (pytorch issue 190489). `destroy_process_group` would join the threads, but DDP keeps its group.
-    """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    deadline, quiet = time.monotonic() + patience, 0
-    while quiet < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)  # gives the interpreter to a thread that waits for it
-        quiet = 0 if _gloo_runs() else quiet + 1
-
-
-def _gloo_runs() -> bool:
-    """Whether a thread that runs gloo's collectives is not asleep; False where threads cannot be looked at."""
-    for thread in Path("/proc/self/task").glob("*/stat"):
-        try:
-            name, state = thread.read_text().split("(", 1)[1].rsplit(")", 1)
-        except OSError:  # the thread ended
-            continue
-        if name.startswith("pt_gloo") and state.split()[0] != "S":
-            return True
-    return False
 
 
 def _device(name: str) -> torch.device:
