@@ -19,10 +19,10 @@ def softmax_attention(
     """Attention with logits and softmax in at least float32, whatever autocast says; arguments as for `attend`."""
     dtype = query.dtype
     inner = torch.promote_types(dtype, torch.float32)
-    batch, heads, queries, _ = query.shape
-    kv_heads, keys = key.shape[1], key.shape[2]
+    batch, heads, queries, dim = query.shape
+    kv_heads, keys, value_dim = key.shape[1], key.shape[2], value.shape[3]
     with torch.autocast(query.device.type, enabled=False):
-        grouped = query.to(inner).reshape(batch, kv_heads, heads // kv_heads * queries, -1)
+        grouped = query.to(inner).reshape(batch, kv_heads, heads // kv_heads * queries, dim)
         logits = (grouped * scale_of(query, terms)) @ key.to(inner).transpose(-1, -2)
         logits = logits.reshape(batch, heads, queries, keys)
         visible = terms.visible(queries, keys, query.device)
@@ -40,8 +40,8 @@ def softmax_attention(
             weights = weights.masked_fill(~alive, 0)
         if terms.dropout > 0:
             weights = F.dropout(weights, terms.dropout)
-        out = weights.reshape(batch, kv_heads, -1, keys) @ value.to(inner)
-        out = out.reshape(batch, heads, queries, -1).to(dtype)
+        out = weights.reshape(batch, kv_heads, heads // kv_heads * queries, keys) @ value.to(inner)
+        out = out.reshape(batch, heads, queries, value_dim).to(dtype)
         total = None
         if lse:
             total = torch.logsumexp(logits, dim=-1)
