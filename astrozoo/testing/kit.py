@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ from astrozoo.errors import ConfigError
 from astrozoo.registry.family import Variant
 from astrozoo.registry.names import suggest
 from astrozoo.testing import behaviour, contract
-from astrozoo.testing.report import CheckResult, NotApplicable, Report
+from astrozoo.testing.report import CheckResult, Report, observe
 from astrozoo.testing.subject import Subject
 
 __all__ = ["CHECKS", "assert_check", "check_model", "model_checks"]
@@ -103,19 +102,7 @@ def _run(subject: Subject, name: str, outcomes: Outcomes) -> CheckResult:
     key = (name, subject.registered, subject.variant.family, subject.miniature_config)
     if name in _OF_THE_MINIATURE and key in outcomes:
         return outcomes[key]
-    start = time.perf_counter()
-    state, message = "passed", ""
-    rng = torch.random.get_rng_state()
-    try:
-        CHECKS[name](subject)
-    except NotApplicable as reason:
-        state, message = "not applicable", str(reason)
-    except Exception as error:  # a broken model must not hide the outcome of the other checks
-        kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-        state, message = "failed", f"{kind}{error}"
-    finally:
-        torch.random.set_rng_state(rng)
-    result = CheckResult(name, state, message, time.perf_counter() - start)
+    result = observe(name, lambda: CHECKS[name](subject))
     if name in _OF_THE_MINIATURE:
         outcomes[key] = result
     return result

@@ -1,21 +1,25 @@
-"""What the conformance kit found: one result per check, and the report of a model."""
+"""What a conformance kit found: one result per check, and the report of a model or an attention."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from astrozoo.errors import AstrozooError
 
-__all__ = ["CheckResult", "ConformanceError", "NotApplicable", "Report", "require"]
+__all__ = ["CheckResult", "ConformanceError", "NotApplicable", "Report", "observe", "require"]
 
 
 class ConformanceError(AstrozooError, AssertionError):
-    """A model does not keep the model contract; the message lists the checks that failed and why."""
+    """A model or an attention does not keep its contract; the message lists the checks that failed and why."""
 
 
 class NotApplicable(Exception):  # noqa: N818  # an outcome, not an error
-    """Raised by a check that has nothing to test in this model; the message is the reason."""
+    """Raised by a check that has nothing to test here; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,17 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All results of one model."""
+    """All results of one model, or of one attention.
+
+    Attributes:
+        model: Its name.
+        results: One for each check, in the order they ran.
+        contract: What was checked: `model` or `attention`.
+    """
 
     model: str
     results: tuple[CheckResult, ...]
+    contract: str = "model"
 
     @property
     def ok(self) -> bool:
@@ -69,10 +80,27 @@ class Report:
         """Raise `ConformanceError` when a check failed."""
         if self.failures:
             lines = [f"- {result.name}: {result.message}" for result in self.failures]
-            raise ConformanceError("\n".join([f"{self.model} does not keep the model contract:", *lines]))
+            raise ConformanceError("\n".join([f"{self.model} does not keep the {self.contract} contract:", *lines]))
 
 
 def require(condition: bool, message: str) -> None:
     """Fail the running check with `message` unless `condition` holds (unlike `assert`, also under `python -O`)."""
     if not condition:
         raise ConformanceError(message)
+
+
+def observe(name: str, check: Callable[[], None]) -> CheckResult:
+    """Run one check; the state of PyTorch's generator is as before afterwards."""
+    start = time.perf_counter()
+    state, message = "passed", ""
+    rng = torch.random.get_rng_state()
+    try:
+        check()
+    except NotApplicable as reason:
+        state, message = "not applicable", str(reason)
+    except Exception as error:  # what is broken must not hide the outcome of the other checks
+        kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+        state, message = "failed", f"{kind}{error}"
+    finally:
+        torch.random.set_rng_state(rng)
+    return CheckResult(name, state, message, time.perf_counter() - start)
