@@ -6,6 +6,7 @@ geometry   where tokens lie: Grid, Graph, Points
 rotary     rotary positions
 cache      what earlier tokens left behind, owned by the caller
 core       softmax attention on the best kernel there is
+packed     the same for several sequences one after the other
 choice     which backend that is, and why not another
 explain    the same without running anything
 backends   the kernels
@@ -14,10 +15,11 @@ reference  softmax attention in float64, dense
 
 from astrozoo.attention.cache import KVCache, LatentCache, StateCache, StaticKVCache, WindowKVCache
 from astrozoo.attention.choice import BackendChoice, record_attention, use_backend
-from astrozoo.attention.core import attend, attend_packed
+from astrozoo.attention.core import attend
 from astrozoo.attention.explain import explain_attention
 from astrozoo.attention.geometry import Graph, Grid, Points
 from astrozoo.attention.module import Attention, AttentionConfig, implement
+from astrozoo.attention.packed import attend_packed
 from astrozoo.attention.rotary import Rotary
 from astrozoo.attention.terms import Terms
 

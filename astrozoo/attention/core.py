@@ -15,7 +15,7 @@ from astrozoo.attention.request import AttentionRequest, describe
 from astrozoo.attention.terms import Terms, make_terms
 from astrozoo.errors import InputError
 
-__all__ = ["Attended", "attend", "attend_packed", "attend_terms", "check_heads", "hide_unseen", "planning"]
+__all__ = ["Attended", "attend", "attend_terms", "check_heads", "hide_unseen", "planning"]
 
 
 class Attended(NamedTuple):
@@ -114,82 +114,6 @@ def _planned(query: Tensor, value: Tensor, request: AttentionRequest, backend: B
     note(choice)
     lse = query.new_empty(query.shape[:3]) if request.lse else None
     return Attended(query.new_empty(*query.shape[:3], value.shape[3]), lse, choice)
-
-
-def attend_packed(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    cu_seqlens_q: Tensor,
-    max_q: int,
-    cu_seqlens_k: Tensor | None = None,
-    max_k: int | None = None,
-    causal: bool = False,
-    window: int | None = None,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-    backend: BackendName = "auto",
-) -> Tensor:
-    """Attention within each of several sequences that lie one after the other.
-
-    Sequences are padded to the longest for the kernel, so memory follows `max_q`, not the sum of lengths squared.
-
-    Args:
-        query: (token, head, dim), all sequences one after the other.
-        key: (token, key head, dim).
-        value: (token, key head, value dim).
-        cu_seqlens_q: int (sequence + 1), where each sequence starts and the last ends; starts with 0.
-        max_q: Length of the longest sequence, or more.
-        cu_seqlens_k: The same for keys; as for queries by default.
-        max_k: Longest sequence of keys, or more.
-        causal: As for `attend`; the ends of each pair of sequences are aligned.
-        window: As for `attend`.
-        scale: As for `attend`.
-        dropout_p: As for `attend`.
-        backend: As for `attend`.
-
-    Returns:
-        (token, head, value dim).
-
-    Raises:
-        InputError: A shape does not fit.
-    """
-    cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
-    max_k = max_q if max_k is None else max_k
-    for name, offsets in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
-        if offsets.dim() != 1 or offsets.is_floating_point() or offsets.shape[0] != cu_seqlens_q.shape[0]:
-            raise InputError(f"{name} is {offsets.dtype} {tuple(offsets.shape)}; expected int (sequence + 1,).")
-    if query.dim() != 3 or key.dim() != 3 or value.dim() != 3:
-        raise InputError("Packed queries, keys and values have three dimensions (token, head, dim).")
-    query_slots, query_real = _slots(cu_seqlens_q, max_q)
-    key_slots, key_real = _slots(cu_seqlens_k, max_k)
-    sequences = query_slots.shape[0]
-
-    def padded(packed: Tensor, slots: Tensor, real: Tensor) -> Tensor:
-        if packed.shape[0] == 0:
-            return packed.new_zeros(sequences, packed.shape[1], slots.shape[1], packed.shape[2])
-        rows = packed[slots.clamp(max=packed.shape[0] - 1)].masked_fill(~real[..., None, None], 0)
-        return rows.transpose(1, 2)  # (sequence, head, slot, dim)
-
-    # Positions count from the end of each sequence, so that causal aligns the ends whatever the padding.
-    index = torch.arange(max(max_q, max_k), device=query.device)
-    ends_q, ends_k = cu_seqlens_q.diff()[:, None], cu_seqlens_k.diff()[:, None]
-    positions = (index[None, :max_q] - ends_q, index[None, :max_k] - ends_k)
-    out = attend(
-        padded(query, query_slots, query_real), padded(key, key_slots, key_real), padded(value, key_slots, key_real),
-        key_mask=key_real, causal=causal, window=window, scale=scale, dropout_p=dropout_p, backend=backend,
-        positions=positions if causal or window is not None else None,
-    ).out  # fmt: skip
-    packed = query.new_zeros(query.shape[0] + 1, query.shape[1], value.shape[2])  # the last row takes the padding
-    target = query_slots.masked_fill(~query_real, query.shape[0]).flatten()
-    return packed.index_copy(0, target, out.transpose(1, 2).flatten(0, 1).to(packed.dtype))[:-1]
-
-
-def _slots(offsets: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    """Row of every slot of the padded form, and whether it is a real token: (sequence, slot) both."""
-    index = torch.arange(longest, device=offsets.device)[None]
-    return offsets[:-1, None].long() + index, index < offsets.diff()[:, None]
 
 
 def hide_unseen(key: Tensor, value: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
