@@ -130,10 +130,11 @@ def _varlen(
     )
     reach = -1 if terms.window is None else terms.window - 1
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
-        out: Tensor = varlen_attn(
+        out = varlen_attn(
             query.contiguous(), wide_key, wide_value, offsets[0].int(), offsets[1].int(), *longest,
             scale=scale_of(query, terms), window_size=(reach, 0 if terms.causal else reach),
         )  # fmt: skip
+    assert isinstance(out, Tensor)  # nothing else was asked for
     return out
 
 
