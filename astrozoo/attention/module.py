@@ -508,5 +508,6 @@ def implement(
         return module(config(**options), device=device, dtype=dtype)
 
     return AttentionImplementation(
-        spec=module.spec, build=build, aliases=aliases or {}, example=example or {}, example_geometry=example_geometry
-    )
+        spec=module.spec, build=build, config=config, aliases=aliases or {}, example=example or {},
+        example_geometry=example_geometry,
+    )  # fmt: skip

@@ -148,6 +148,7 @@ class AttentionImplementation:
     Attributes:
         spec: What it can do.
         build: Called with `dim`, `num_heads` and options; returns an `astrozoo.attention.Attention`.
+        config: Dataclass whose fields are the options, for documentation; None if it takes them in another way.
         aliases: Other names, each with the options it presets.
         example: Options of a small instance for the conformance kit, beside `dim` and `num_heads`.
         example_geometry: Called with a number of tokens, makes a geometry of that many for the conformance kit.
@@ -155,6 +156,7 @@ class AttentionImplementation:
 
     spec: AttentionSpec
     build: Callable[..., Any]
+    config: type[Any] | None = None
     aliases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
     example_geometry: Callable[[int], Any] | None = None

@@ -123,22 +123,30 @@ def attentions_page(specs: Sequence[AttentionSpec]) -> str:
     if not specs:
         return "\n".join([*lines, "This release ships no attention implementation.", ""])
     lines += table(
-        ["name", "computes", "exactness", "cost", "causal", "cross", "masks", "grouped heads", "cache"],
+        ["name", "cost", "causal", "cross", "masks", "grouped heads", "cache", "geometry"],
         (
             [
-                f"`{spec.name}`",
-                spec.summary,
-                spec.exactness,
+                f"[`{spec.name}`](#{spec.name.replace('_', '-')})",
                 spec.cost,
-                yes(spec.causal),
-                yes(spec.cross),
-                ", ".join(spec.masks),
+                "always" if spec.causal_only else yes(spec.causal),
+                "always" if spec.needs_context else yes(spec.cross),
+                ", ".join(f"`{name}`" for name in spec.masks) or "none",
                 yes(spec.grouped_query),
                 spec.cache or "no",
+                f"{spec.geometry}{', required' if spec.needs_geometry else ''}" if spec.geometry else "none",
             ]
             for spec in specs
         ),
     )
+    lines += ["How to use them: [the guide](../guide/attention.md).", ""]
+    for spec in specs:
+        lines += [f"## {spec.name}", "", f"{spec.summary[0].upper()}{spec.summary[1:]}.", "", f"- {spec.exactness}"]
+        lines += [f"- cost: {spec.cost}; measured exponent in the number of tokens: {spec.cost_exponent:g}"]
+        lines += [f"- also called {', '.join(f'`{name}`' for name in spec.aliases)}"] if spec.aliases else []
+        lines += [f"- {spec.paper}", ""] if spec.paper else [""]
+        config = registry.load_attention(spec.name).config
+        if config is not None:
+            lines += ["```{eval-rst}", f".. autoclass:: {config.__module__}.{config.__qualname__}", "   :noindex:", "```", ""]
     return "\n".join(lines)
 
 
