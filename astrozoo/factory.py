@@ -15,6 +15,7 @@ from astrozoo.errors import ConfigError, PluginError
 from astrozoo.module import ZooModel
 from astrozoo.registry import router
 from astrozoo.registry.family import Variant
+from astrozoo.registry.fit import misuse
 from astrozoo.registry.names import suggest
 from astrozoo.registry.origin import with_origin
 
@@ -156,9 +157,12 @@ def _checked_attention(variant: Variant, attention: str) -> str:
         raise ConfigError(f"{variant.name} has no token attention to replace; leave out attention={attention!r}.")
     if attention in family.attentions:
         return attention
-    if registry.attention_info(attention).distribution != "astrozoo":
+    info = registry.attention_info(attention)
+    reason = misuse(info, family.attention_use) if family.attention_use is not None else ""
+    if info.distribution != "astrozoo" and not reason:
         return attention
     raise ConfigError(
-        f"{variant.name} cannot use attention {attention!r}.{suggest(attention, family.attentions)} "
+        f"{variant.name} cannot use attention {attention!r}{f': {reason}' if reason else ''}."
+        f"{suggest(attention, family.attentions)} "
         f"It takes {', '.join(family.attentions)}."
     )

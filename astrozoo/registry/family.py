@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from astrozoo.errors import ConfigError
+from astrozoo.registry.fit import TokenUse
 from astrozoo.registry.names import suggest
 from astrozoo.registry.spec import AttentionSpec, Capabilities, ModelSpec, Paper, PretrainedWeights
 
@@ -41,6 +42,7 @@ class Family:
         capabilities: True, or the reason why not.
         miniature: Overrides that make a model small enough to train in a test within seconds.
         default_attention, attentions: For families with token attention: the default name and all compatible ones.
+        attention_use: What such a family asks of an attention, so that a refusal can tell the reason.
         requires: Distributions needed beyond astrozoo's own dependencies.
         stems, heads: Parameter prefixes that depend on the number of input and output channels.
         licence: SPDX identifier of the code.
@@ -56,6 +58,7 @@ class Family:
     capabilities: Capabilities = field(default_factory=Capabilities)
     default_attention: str | None = None
     attentions: tuple[str, ...] = ()
+    attention_use: TokenUse | None = None
     requires: tuple[str, ...] = ()
     stems: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()

@@ -81,6 +81,16 @@ def test_attention_nobody_offers_is_refused_by_a_family_with_tokens(install, att
         astrozoo.create_model("line_nano", attention="meen")
 
 
+def test_attention_that_does_not_fit_a_family_is_refused_with_the_reason(install, attention):
+    use = "attention_use=TokenUse(masks=('key_mask',))"
+    tokens = TOKENS.replace("attentions=('mean',)", f"attentions=('flash',), {use}").replace("'mean'", "'flash'")
+    tokens = tokens.replace("\nfrom ", "\nfrom astrozoo.registry.fit import TokenUse\nfrom ", 1)
+    install("my-tokens", {"astrozoo.models": {"line_nano": "my_tokens:line_nano"}}, {"my_tokens.py": tokens})
+    with pytest.raises(ConfigError, match="cannot use attention 'mean': it honours no key_mask. It takes flash."):
+        astrozoo.create_model("line_nano", attention="mean")
+    assert astrozoo.create_model("line_nano", attention="flash").config.attention == "flash"
+
+
 def test_attention_for_a_family_without_tokens_is_refused(install, attention):
     install("my-line", {"astrozoo.models": {"line_nano": "my_line:line_nano"}}, {"my_line.py": FAMILY})
     with pytest.raises(ConfigError, match="no token attention"):
