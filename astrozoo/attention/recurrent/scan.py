@@ -1,0 +1,54 @@
+"""States between chunks: S[c + 1] = T[c] S[c] + U[c] for all chunks, without a loop over them.
+
+Chunks are taken in groups. All groups are first summed up at once, the states between groups are found by the same
+rule, and then all groups are filled in at once: work O(chunks), and the number of operations grows with the logarithm
+of the length only, so a compiled graph is the same over a wide range of lengths.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["states_between"]
+
+GROUP = 8
+
+
+def states_between(transition: Tensor, update: Tensor, initial: Tensor) -> Tensor:
+    """The state before every chunk, and after the last.
+
+    Args:
+        transition: (..., chunk, key, key), or (..., chunk, 1, 1) where it is a scalar; leading dims broadcast.
+        update: (..., chunk, key, value), one chunk at least.
+        initial: (..., key, value).
+
+    Returns:
+        (..., chunk + 1, key, value).
+    """
+    chunks = update.shape[-3]
+    if chunks == 1:
+        last = _apply(transition[..., 0, :, :], initial) + update[..., 0, :, :]
+        return torch.stack((initial, last), dim=-3)
+    groups = (chunks + GROUP - 1) // GROUP
+    missing = groups * GROUP - chunks
+    unit = torch.eye(transition.shape[-1], dtype=transition.dtype, device=transition.device)
+    units = unit.expand(*transition.shape[:-3], missing, *unit.shape)  # chunks that change nothing
+    transitions = torch.cat((transition, units), dim=-3).unflatten(-3, (groups, GROUP)).unbind(-3)
+    updates = F.pad(update, (0, 0, 0, 0, 0, missing)).unflatten(-3, (groups, GROUP)).unbind(-3)
+    if groups == 1:
+        states = [initial.unsqueeze(-3)]
+    else:
+        over, gained = transitions[0], updates[0]
+        for step, gain in zip(transitions[1:], updates[1:], strict=True):
+            over, gained = _apply(step, over), _apply(step, gained) + gain
+        states = [states_between(over, gained, initial)[..., :groups, :, :]]
+    for step, gain in zip(transitions, updates, strict=True):
+        states.append(_apply(step, states[-1]) + gain)
+    every = torch.stack(states[:-1], dim=-3).flatten(-4, -3)
+    return torch.cat((every, states[-1][..., -1:, :, :]), dim=-3)[..., : chunks + 1, :, :]
+
+
+def _apply(transition: Tensor, state: Tensor) -> Tensor:
+    return transition * state if transition.shape[-1] == 1 else transition @ state
