@@ -86,7 +86,7 @@ def test_attention_that_does_not_fit_a_family_is_refused_with_the_reason(install
     tokens = TOKENS.replace("attentions=('mean',)", f"attentions=('flash',), {use}").replace("'mean'", "'flash'")
     tokens = tokens.replace("\nfrom ", "\nfrom astrozoo.registry.fit import TokenUse\nfrom ", 1)
     install("my-tokens", {"astrozoo.models": {"line_nano": "my_tokens:line_nano"}}, {"my_tokens.py": tokens})
-    with pytest.raises(ConfigError, match="cannot use attention 'mean': it honours no key_mask. It takes flash."):
+    with pytest.raises(ConfigError, match=r"cannot use attention 'mean': it honours no key_mask\. It takes flash\."):
         astrozoo.create_model("line_nano", attention="mean")
     assert astrozoo.create_model("line_nano", attention="flash").config.attention == "flash"
 
