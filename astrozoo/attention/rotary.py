@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from astrozoo.errors import ConfigError, InputError
+from astrozoo.nn.precision import full_precision
 
 __all__ = ["Rotary", "as_rotary"]
 
@@ -63,7 +64,7 @@ class Rotary:
             raise InputError(f"positions have {positions.shape[-1]} axes; rotary positions were made for {self.axes}.")
         pairs = self.pairs(heads.shape[-1])
         inner = torch.promote_types(heads.dtype, torch.float32)
-        with torch.autocast(heads.device.type, enabled=False):
+        with full_precision(heads):
             exponents = torch.arange(pairs, device=heads.device, dtype=inner) / pairs
             angles = positions.to(inner)[..., None] * self.base**-exponents  # (batch, token, axis, pair)
             angles = angles.flatten(-2)[:, None]  # (batch, 1, token, axis * pair)

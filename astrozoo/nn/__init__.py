@@ -3,6 +3,7 @@
 checks    validation of configuration fields, with errors that name field, value and what is allowed
 sphere    halos and convolutions of latitude-longitude grids: the wrap in longitude, the other side of a pole
 norm      normalisation over channels, the same for every batch and grid
+precision sums that keep their dtype under autocast
 film      conditioning on a vector by scale and shift
 resample  coarser and finer grids of any size
 drop      dropping residual branches during training

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from astrozoo.nn.precision import full_precision
 
 __all__ = ["ChannelNorm"]
 
@@ -32,8 +32,7 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`x[batch, channel, ...]` -> like `x`, in its dtype."""
         # Autocast would return float32 and double the traffic; the kernel sums in float32 whatever the dtype.
-        # The meta device knows no autocast.
-        with nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
             return F.layer_norm(x.movedim(1, -1), weight.shape, weight, bias, self.eps).movedim(-1, 1)
 

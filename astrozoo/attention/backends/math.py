@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from astrozoo.attention.backends.base import scale_of
 from astrozoo.attention.request import AttentionRequest
 from astrozoo.attention.terms import Terms
+from astrozoo.nn.precision import full_precision
 
 __all__ = ["MathBackend", "softmax_attention"]
 
@@ -21,7 +22,7 @@ def softmax_attention(
     inner = torch.promote_types(dtype, torch.float32)
     batch, heads, queries, dim = query.shape
     kv_heads, keys, value_dim = key.shape[1], key.shape[2], value.shape[3]
-    with torch.autocast(query.device.type, enabled=False):
+    with full_precision(query):
         grouped = query.to(inner).reshape(batch, kv_heads, heads // kv_heads * queries, dim)
         logits = (grouped * scale_of(query, terms)) @ key.to(inner).transpose(-1, -2)
         logits = logits.reshape(batch, heads, queries, keys)

@@ -6,15 +6,13 @@ steps of a kernel undo that.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from astrozoo.errors import InputError
 
-__all__ = ["fold", "full_precision", "grouped", "hide", "real_tokens", "segment_runs", "sum_dtype", "unfold"]
+__all__ = ["fold", "grouped", "hide", "real_tokens", "segment_runs", "sum_dtype", "unfold"]
 
 
 def sum_dtype(*tensors: Tensor) -> torch.dtype:
@@ -23,14 +21,6 @@ def sum_dtype(*tensors: Tensor) -> torch.dtype:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
-
-
-def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
-    """Autocast switched off on the tensor's device, so that sums keep their dtype."""
-    device = tensor.device.type
-    if not torch.amp.is_autocast_available(device):  # meta
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
 
 
 def grouped(tensor: Tensor, groups: int, name: str) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from astrozoo.attention.recurrent.chunks import full_precision, real_tokens, segment_runs, sum_dtype
+from astrozoo.attention.recurrent.chunks import real_tokens, segment_runs, sum_dtype
 from astrozoo.errors import InputError
+from astrozoo.nn.precision import full_precision
 
 __all__ = ["causal_conv"]
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from astrozoo.attention.recurrent.chunks import full_precision, grouped, hide, real_tokens, segment_runs, sum_dtype
+from astrozoo.attention.recurrent.chunks import grouped, hide, real_tokens, segment_runs, sum_dtype
 from astrozoo.attention.recurrent.decay import decayed_sums
 from astrozoo.attention.recurrent.fla import Backend, fla_decayed_sums, fla_delta_sums, takes_fla
 from astrozoo.attention.recurrent.householder import delta_sums
 from astrozoo.errors import InputError
+from astrozoo.nn.precision import full_precision
 
 __all__ = ["gated_delta"]
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from astrozoo.attention.recurrent.chunks import full_precision, sum_dtype
+from astrozoo.attention.recurrent.chunks import sum_dtype
 from astrozoo.errors import InputError
+from astrozoo.nn.precision import full_precision
 
 __all__ = ["elu_features", "orthogonal_projection", "softmax_features"]
 

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from astrozoo.attention.recurrent.chunks import fold, full_precision, grouped, hide, real_tokens, sum_dtype, unfold
+from astrozoo.attention.recurrent.chunks import fold, grouped, hide, real_tokens, sum_dtype, unfold
 from astrozoo.attention.recurrent.decay import decayed_sums
 from astrozoo.attention.recurrent.fla import Backend, fla_decayed_sums, takes_fla
 from astrozoo.errors import InputError
+from astrozoo.nn.precision import full_precision
 
 __all__ = ["LinearState", "linear_attention"]
 
