@@ -88,7 +88,9 @@ def _run(
         key, value = expand_heads(query, key, value)
     half_on_cpu = on_cpu and query.dtype in _HALF
     mask = merged_mask(query, key, terms, torch.float32 if half_on_cpu else query.dtype, causal_in_kernel=True)
-    causal = terms.causal and mask is None and query.shape[2] != 1
+    causal = terms.causal and mask is None
+    if causal and query.shape[2] == 1:  # a branch: under torch.compile the comparison alone is a symbol, not a bool
+        causal = False
     scale = scale_of(query, terms)
     if lse:  # only without gradients, see the refusals
         out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
