@@ -48,28 +48,48 @@ class Grid:
 class Graph:
     """Tokens on the nodes of a graph, or of several in one batch element.
 
+    An edge with a negative node is padding and is ignored, as are edges between graphs and between batch elements.
+
     Attributes:
         edge_index: int64 (2, edge): source (key) and target (query) of every edge, by node number. For a batch, the
-            nodes of element b are numbered from b * nodes.
-        edge_bias: float (edge, head) or (edge,), added to the logit of the edge; or None.
-        node_graph: int64 (batch, node), ids of the graph a node belongs to; edges between graphs are ignored. Or None.
+            nodes of element b are numbered from b * nodes; for keys of another sequence, sources from b * keys.
+        edge_bias: float (edge, head) or (edge,), added to the logit of the edge; -inf hides it. Or None.
+        node_graph: int64 (batch | 1, node), ids of the graph a node belongs to; edges between graphs are ignored. A
+            pair, of queries and of keys, where keys are another sequence. Or None.
+        shared: Whether all elements of the batch have the same edges, numbered within one element, as on a mesh.
+        edge_features: float (edge, feature), what an attention may learn a bias from; or None.
+        edge_distance: int64 (edge,), hops of the shortest path from source to target, negative if there is none; an
+            attention may learn a bias for each distance. Or None.
+        node_degree: int64 (batch | 1, key), degree of each node that is a key; or None.
     """
 
     kind: ClassVar[str] = "graph"
     edge_index: Tensor
     edge_bias: Tensor | None = None
-    node_graph: Tensor | None = None
+    node_graph: Tensor | tuple[Tensor, Tensor] | None = None
+    shared: bool = False
+    edge_features: Tensor | None = None
+    edge_distance: Tensor | None = None
+    node_degree: Tensor | None = None
 
     def __post_init__(self) -> None:
         index = self.edge_index
         if index.dim() != 2 or index.shape[0] != 2 or index.dtype != torch.int64:
             raise InputError(f"Graph.edge_index is {index.dtype} {tuple(index.shape)}; expected int64 (2, edge).")
-        if self.edge_bias is not None and (
-            self.edge_bias.dim() not in (1, 2) or self.edge_bias.shape[0] != index.shape[1]
+        for name, wanted, dims in (
+            ("edge_bias", "(edge={}, head)", (1, 2)),
+            ("edge_features", "(edge={}, feature)", (2,)),
+            ("edge_distance", "(edge={},)", (1,)),
         ):
-            raise InputError(
-                f"Graph.edge_bias has shape {tuple(self.edge_bias.shape)}; expected (edge={index.shape[1]}, head)."
-            )
+            tensor = getattr(self, name)
+            if tensor is not None and (tensor.dim() not in dims or tensor.shape[0] != index.shape[1]):
+                raise InputError(
+                    f"Graph.{name} has shape {tuple(tensor.shape)}; expected {wanted.format(index.shape[1])}."
+                )
+        for name in ("edge_distance", "node_degree"):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.dtype != torch.int64:
+                raise InputError(f"Graph.{name} has dtype {tensor.dtype}; expected int64.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +127,19 @@ class Points:
             raise InputError(f"Points.coords has {axes} coordinates; the metric {self.metric!r} takes {wanted}.")
         if self.metric == "periodic" and len(self.period) != axes:
             raise InputError(f"Points.period is {self.period}; expected a period for each of {axes} coordinates.")
-        if self.weights is not None and self.weights.shape[-1] != self.coords.shape[1]:
+        if self.weights is not None and (self.weights.dim() != 2 or self.weights.shape[1] != self.coords.shape[1]):
             raise InputError(
                 f"Points.weights has shape {tuple(self.weights.shape)}; expected (batch, token={self.coords.shape[1]})."
             )
 
 
 def check_geometry(geometry: Any, kind: str, name: str) -> None:
-    """Raise an `InputError` unless `geometry` is of `kind` (`grid`, `graph`, `points`), as `name` takes it."""
-    if getattr(geometry, "kind", None) != kind:
+    """Raise an `InputError` unless `geometry` is of `kind` (`grid`, `graph`, `points`), as `name` takes it.
+
+    Points may come as a pair, those of the queries and those of the keys.
+    """
+    pair = kind == "points" and isinstance(geometry, tuple) and len(geometry) == 2
+    if not all(getattr(part, "kind", None) == kind for part in (geometry if pair else (geometry,))):
         wanted = {"grid": "Grid", "graph": "Graph", "points": "Points"}[kind]
         raise InputError(
             f"{name} got a geometry of type {type(geometry).__name__}; expected astrozoo.attention.{wanted}."

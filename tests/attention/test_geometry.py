@@ -20,11 +20,15 @@ COORDS = torch.rand(1, 5, 2)
         (lambda: Graph(torch.zeros(3, 4, dtype=torch.int64)), r"expected int64 \(2, edge\)"),
         (lambda: Graph(torch.zeros(2, 4, dtype=torch.int32)), r"expected int64 \(2, edge\)"),
         (lambda: Graph(torch.zeros(2, 4, dtype=torch.int64), torch.zeros(3)), r"expected \(edge=4, head\)"),
+        (lambda: Graph(torch.zeros(2, 4).long(), edge_features=torch.zeros(4)), r"expected \(edge=4, feature\)"),
+        (lambda: Graph(torch.zeros(2, 4).long(), edge_distance=torch.zeros(4)), "edge_distance has dtype"),
+        (lambda: Graph(torch.zeros(2, 4).long(), node_degree=torch.zeros(1, 3)), "node_degree has dtype"),
         (lambda: Points(COORDS[0]), r"expected float \(batch, token, coordinate\)"),
         (lambda: Points(COORDS, metric="great-circle"), "Did you mean 'great_circle'"),
         (lambda: Points(COORDS, metric="time"), "the metric 'time' takes 1"),
         (lambda: Points(COORDS, metric="periodic"), "a period for each of 2 coordinates"),
         (lambda: Points(COORDS, weights=torch.ones(1, 4)), r"expected \(batch, token=5\)"),
+        (lambda: Points(COORDS, weights=torch.ones(5)), r"expected \(batch, token=5\)"),
     ],
 )
 def test_geometry_that_cannot_be_is_refused(make, message):
