@@ -12,7 +12,7 @@ from torch import Tensor
 
 from astrozoo.errors import InputError
 
-__all__ = ["fold", "grouped", "hide", "real_tokens", "segment_runs", "sum_dtype", "unfold"]
+__all__ = ["check_heads", "fold", "grouped", "hide", "leading", "real_tokens", "segment_runs", "sum_dtype", "unfold"]
 
 
 def sum_dtype(*tensors: Tensor) -> torch.dtype:
@@ -21,6 +21,23 @@ def sum_dtype(*tensors: Tensor) -> torch.dtype:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
+
+
+def check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Check the shapes of queries, keys and values, up to the number of queries and the groups of heads.
+
+    Raises:
+        InputError: If they are not (batch, head, token, dim), or do not fit together.
+    """
+    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
+        fault = "expected (batch, head, token, dim) for each"
+    elif k.shape[:3] != v.shape[:3]:
+        fault = "k and v must agree in batch, head and token"
+    elif q.shape[0] != k.shape[0] or q.shape[-1] != k.shape[-1]:
+        fault = "q and k must agree in batch and dim"
+    else:
+        return
+    raise InputError(f"q is {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}; {fault}.")
 
 
 def grouped(tensor: Tensor, groups: int, name: str) -> Tensor:
@@ -79,7 +96,15 @@ def fold(tensor: Tensor, size: int, dim: int) -> Tensor:
 
 def unfold(tensor: Tensor, length: int) -> Tensor:
     """Undo `fold` along dim -2: (..., chunk, size, dim) -> (..., token, dim)."""
-    return tensor.flatten(-3, -2)[..., :length, :]
+    return leading(tensor.flatten(-3, -2), length, -2)
+
+
+def leading(tensor: Tensor, count: int, dim: int) -> Tensor:
+    """A copy of the first `count` along `dim`.
+
+    Whether a view of them is contiguous would depend on the length, and then so would a compiled graph.
+    """
+    return tensor.index_select(dim, torch.arange(count, device=tensor.device))
 
 
 def segment_runs(segments: Tensor, real: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from astrozoo.attention.recurrent.chunks import fold, unfold
+from astrozoo.attention.recurrent.chunks import fold, leading, unfold
 from astrozoo.attention.recurrent.scan import states_between
 
 __all__ = ["ChunkDecay", "chunk_decay", "decayed_sums"]
@@ -52,11 +52,12 @@ def chunk_decay(log_decay: Tensor, runs: Tensor | None, size: int) -> ChunkDecay
     if runs is not None:
         folded = fold(runs, size, -1).cummax(-1).values  # padding behind the tokens belongs to the last run
         # A chunk is entered in the run of the token before it; what the state holds belongs to run 0.
-        entered = torch.cat((torch.zeros_like(folded[..., :1, -1]), folded[..., :-1, -1]), dim=-1)
+        left = folded[..., -1]
+        entered = leading(torch.cat((torch.zeros_like(left[..., :1]), left), dim=-1), left.shape[-1], -1)
         seen = seen & (folded.unsqueeze(-1) == folded.unsqueeze(-2))
         before = before.masked_fill(folded != entered.unsqueeze(-1), -torch.inf)
-        after = after.masked_fill(folded != folded[..., -1:], -torch.inf)
-        through = through.masked_fill(folded[..., -1] != entered, -torch.inf)
+        after = after.masked_fill(folded != left.unsqueeze(-1), -torch.inf)
+        through = through.masked_fill(left != entered, -torch.inf)
     # Hidden pairs are set before the exponential: that of a later key may overflow, and inf * 0 is NaN.
     return ChunkDecay(between.masked_fill(~seen, -torch.inf).exp(), before.exp(), after.exp(), through.exp())
 
@@ -92,7 +93,7 @@ def decayed_sums(
     update = (k * decay.exit.unsqueeze(-1)).transpose(-1, -2) @ v
     if state is None:
         state = torch.zeros_like(update[..., 0, :, :])
-    states = states_between(decay.through[..., None, None], update, state)
+    before, last = states_between(decay.through[..., None, None], update, state)
     scores = (q @ k.transpose(-1, -2)) * decay.pairs
-    out = scores @ v + (q * decay.entry.unsqueeze(-1)) @ states[..., :-1, :, :]
-    return unfold(out, length), states[..., -1, :, :]
+    out = scores @ v + (q * decay.entry.unsqueeze(-1)) @ before
+    return unfold(out, length), last

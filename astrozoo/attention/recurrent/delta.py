@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from astrozoo.attention.recurrent.chunks import grouped, hide, real_tokens, segment_runs, sum_dtype
+from astrozoo.attention.recurrent.chunks import check_heads, grouped, hide, real_tokens, segment_runs, sum_dtype
 from astrozoo.attention.recurrent.decay import decayed_sums
 from astrozoo.attention.recurrent.fla import Backend, fla_decayed_sums, fla_delta_sums, takes_fla
 from astrozoo.attention.recurrent.householder import delta_sums
@@ -59,7 +59,9 @@ def gated_delta(
         InputError: If the shapes do not fit.
         BackendRefused: If `backend` is `fla` and that cannot serve the call.
     """
-    _check(q, k, v)
+    check_heads(q, k, v)
+    if q.shape[2] != k.shape[2]:
+        raise InputError(f"q has {q.shape[2]} tokens and k {k.shape[2]}; a recurrence reads where it writes.")
     dtype = sum_dtype(q, k, v)
     batch, groups, length = k.shape[:3]
     real = real_tokens(key_mask, batch, length)
@@ -98,13 +100,3 @@ def _gate(gate: Tensor, k: Tensor, real: Tensor | None, dtype: torch.dtype, name
             f"{name} {tuple(gate.shape)} does not broadcast to (batch, key head, token) {tuple(k.shape[:3])}."
         ) from None
     return hide(gate.to(dtype), real, 0).unsqueeze(2)
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
-        raise InputError(f"Expected (batch, head, token, dim) for q, k and v; got {shapes}.")
-    if k.shape[:3] != v.shape[:3]:
-        raise InputError(f"k and v must agree in batch, head and token; got {shapes}.")
-    if (q.shape[0], q.shape[2], q.shape[3]) != (k.shape[0], k.shape[2], k.shape[3]):
-        raise InputError(f"q and k must agree in batch, token and dim; got {shapes}.")

@@ -66,9 +66,8 @@ def delta_sums(
     update = leaving @ own
     if state is None:
         state = torch.zeros_like(update[..., 0, :, :])
-    states = states_between(transition, update, state)
-    before = states[..., :-1, :, :]
+    before, last = states_between(transition, update, state)
 
     scores = (q @ keys) * decay.pairs
     out = scores @ (own - erased @ before) + (q * decay.entry.unsqueeze(-1)) @ before
-    return unfold(out, length), states[..., -1, :, :]
+    return unfold(out, length), last

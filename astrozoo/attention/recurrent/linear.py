@@ -11,10 +11,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from astrozoo.attention.recurrent.chunks import fold, grouped, hide, real_tokens, sum_dtype, unfold
+from astrozoo.attention.recurrent.chunks import (
+    check_heads,
+    fold,
+    grouped,
+    hide,
+    leading,
+    real_tokens,
+    sum_dtype,
+    unfold,
+)
 from astrozoo.attention.recurrent.decay import decayed_sums
 from astrozoo.attention.recurrent.fla import Backend, fla_decayed_sums, takes_fla
-from astrozoo.errors import InputError
 from astrozoo.nn.precision import full_precision
 
 __all__ = ["LinearState", "linear_attention"]
@@ -64,7 +72,7 @@ def linear_attention(
         InputError: If the shapes do not fit.
         BackendRefused: If `backend` is `fla` and that cannot serve the call.
     """
-    _check(q, k, v)
+    check_heads(q, k, v)
     dtype = sum_dtype(q, k, v)
     groups, queries, keys = k.shape[1], q.shape[2], k.shape[2]
     real = real_tokens(key_mask, k.shape[0], keys)
@@ -110,15 +118,6 @@ def _running_weights(q: Tensor, k: Tensor, z: Tensor, chunk: int) -> tuple[Tenso
     """
     length = q.shape[-2]
     within = fold(k, chunk, -2).cumsum(-2)
-    after = z.unsqueeze(-2) + within[..., -1, :].cumsum(-2)
-    before = torch.cat((z.unsqueeze(-2), after[..., :-1, :]), dim=-2)
-    sums = unfold(within + before.unsqueeze(-2), length)
-    return (q * sums).sum(-1), after[..., -1, :]
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
-        raise InputError(f"Expected (batch, head, token, dim) for q, k and v; got {shapes}.")
-    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[-1] != k.shape[-1]:
-        raise InputError(f"q and k must agree in batch and feature, k and v in batch, head and token; got {shapes}.")
+    over = torch.cat((z.unsqueeze(-2), within[..., -1, :]), dim=-2).cumsum(-2)
+    sums = within + leading(over, within.shape[-3], -2).unsqueeze(-2)
+    return (q * unfold(sums, length)).sum(-1), over[..., -1, :]

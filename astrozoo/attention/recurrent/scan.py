@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from astrozoo.attention.recurrent.chunks import leading
+
 __all__ = ["states_between"]
 
 GROUP = 8
 
 
-def states_between(transition: Tensor, update: Tensor, initial: Tensor) -> Tensor:
+def states_between(transition: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
     """The state before every chunk, and after the last.
 
     Args:
@@ -25,29 +27,30 @@ def states_between(transition: Tensor, update: Tensor, initial: Tensor) -> Tenso
         initial: (..., key, value).
 
     Returns:
-        (..., chunk + 1, key, value).
+        (..., chunk, key, value) and (..., key, value).
     """
+    before = _states_before(transition, update, initial)
+    return before, _apply(transition[..., -1, :, :], before[..., -1, :, :]) + update[..., -1, :, :]
+
+
+def _states_before(transition: Tensor, update: Tensor, initial: Tensor) -> Tensor:
     chunks = update.shape[-3]
     if chunks == 1:
-        last = _apply(transition[..., 0, :, :], initial) + update[..., 0, :, :]
-        return torch.stack((initial, last), dim=-3)
+        return initial.unsqueeze(-3)
     groups = (chunks + GROUP - 1) // GROUP
-    missing = groups * GROUP - chunks
-    unit = torch.eye(transition.shape[-1], dtype=transition.dtype, device=transition.device)
-    units = unit.expand(*transition.shape[:-3], missing, *unit.shape)  # chunks that change nothing
-    transitions = torch.cat((transition, units), dim=-3).unflatten(-3, (groups, GROUP)).unbind(-3)
-    updates = F.pad(update, (0, 0, 0, 0, 0, missing)).unflatten(-3, (groups, GROUP)).unbind(-3)
+    behind = (0, 0, 0, 0, 0, groups * GROUP - chunks)  # no state that depends on these zeros is returned
+    transitions = F.pad(transition, behind).unflatten(-3, (groups, GROUP)).unbind(-3)
+    updates = F.pad(update, behind).unflatten(-3, (groups, GROUP)).unbind(-3)
     if groups == 1:
         states = [initial.unsqueeze(-3)]
     else:
         over, gained = transitions[0], updates[0]
         for step, gain in zip(transitions[1:], updates[1:], strict=True):
             over, gained = _apply(step, over), _apply(step, gained) + gain
-        states = [states_between(over, gained, initial)[..., :groups, :, :]]
-    for step, gain in zip(transitions, updates, strict=True):
+        states = [_states_before(over, gained, initial)]
+    for step, gain in zip(transitions[:-1], updates[:-1], strict=True):
         states.append(_apply(step, states[-1]) + gain)
-    every = torch.stack(states[:-1], dim=-3).flatten(-4, -3)
-    return torch.cat((every, states[-1][..., -1:, :, :]), dim=-3)[..., : chunks + 1, :, :]
+    return leading(torch.stack(states, dim=-3).flatten(-4, -3), chunks, -3)
 
 
 def _apply(transition: Tensor, state: Tensor) -> Tensor:

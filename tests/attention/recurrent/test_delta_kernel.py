@@ -217,11 +217,11 @@ def test_any_shape_mask_and_segments_are_the_recurrence(length, groups, members,
     ("change", "message"),
     [
         ({"q": torch.ones(2, 3, 7, 5)}, "q has 3 heads"),
-        ({"q": torch.ones(2, 4, 8, 5)}, "q and k must agree"),
+        ({"q": torch.ones(2, 4, 8, 5)}, "q has 8 tokens and k 7"),
         ({"v": torch.ones(2, 4, 7, 3)}, "k and v must agree"),
         ({"beta": torch.ones(2, 4, 7)}, "beta .2, 4, 7. does not broadcast"),
         ({"segments": torch.ones(2, 7)}, "segments is torch.float32"),
-        ({"v": torch.ones(2, 7, 3)}, r"Expected \(batch, head, token, dim\)"),
+        ({"v": torch.ones(2, 7, 3)}, r"expected \(batch, head, token, dim\)"),
     ],
     ids=["heads", "queries", "values", "gate", "float segments", "rank"],
 )

@@ -185,8 +185,8 @@ def test_inputs_are_not_modified(padded):
     ("change", "message"),
     [
         ({"q": torch.ones(2, 3, 7, 5)}, "q has 3 heads"),
-        ({"q": torch.ones(2, 4, 7, 6)}, "must agree in batch and feature"),
-        ({"v": torch.ones(2, 7, 3)}, r"Expected \(batch, head, token, dim\)"),
+        ({"q": torch.ones(2, 4, 7, 6)}, "q and k must agree in batch and dim"),
+        ({"v": torch.ones(2, 7, 3)}, r"expected \(batch, head, token, dim\)"),
         ({"key_mask": torch.ones(2, 8)}, "torch.float32"),
         ({"key_mask": torch.ones(2, 8, dtype=torch.bool)}, "for 8 tokens, but there are 7"),
         ({"key_mask": torch.ones(3, 7, dtype=torch.bool)}, r"\(3, 7\)"),
