@@ -175,10 +175,10 @@ class KVCache(TokenCache):
 
 
 class LatentCache(TokenCache):
-    """The joint latent (batch, 1, token, rank) and the rotary key (batch, 1, token, dim) of latent attention."""
+    """The rotary key (batch, 1, token, dim) and the joint latent (batch, 1, token, rank) of latent attention."""
 
     def __init__(self, batch: int, *, device: torch.device | str | None = None) -> None:
-        super().__init__(batch, ("latent", "rope_key"), device=device)
+        super().__init__(batch, ("rope_key", "latent"), device=device)
 
 
 class WindowKVCache(TokenCache):

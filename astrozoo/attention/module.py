@@ -23,6 +23,7 @@ from astrozoo.attention.rotary import as_rotary
 from astrozoo.attention.terms import Terms, make_terms
 from astrozoo.errors import ConfigError, InputError, UnknownOptionError, UnsupportedArgument
 from astrozoo.nn.checks import at_least, between, fail
+from astrozoo.nn.norm import RMSNorm
 from astrozoo.registry.family import AttentionImplementation
 from astrozoo.registry.names import suggest
 from astrozoo.registry.spec import AttentionSpec
@@ -150,8 +151,8 @@ class Attention(nn.Module):
         self.query_norm: nn.Module = nn.Identity()
         self.key_norm: nn.Module = nn.Identity()
         if config.qk_norm:
-            self.query_norm = nn.RMSNorm(config.key_dim, eps=1e-6, **made)
-            self.key_norm = nn.RMSNorm(config.key_dim, eps=1e-6, **made)
+            self.query_norm = RMSNorm(config.key_dim, eps=1e-6, **made)
+            self.key_norm = RMSNorm(config.key_dim, eps=1e-6, **made)
 
     def reset_parameters(self) -> None:
         """Xavier-uniform projections, zero biases, norms of one."""

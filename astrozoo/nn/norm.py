@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from astrozoo.nn.precision import full_precision
 
-__all__ = ["ChannelNorm"]
+__all__ = ["ChannelNorm", "RMSNorm"]
 
 
 class ChannelNorm(nn.Module):
@@ -39,3 +39,17 @@ class ChannelNorm(nn.Module):
     def extra_repr(self) -> str:
         """Channels and epsilon."""
         return f"{self.weight.numel()}, eps={self.eps}"
+
+
+class RMSNorm(nn.RMSNorm):
+    """Division by the root mean square of the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467).
+
+    As PyTorch's, which under autocast meets half-precision features with float32 weights: it warns, leaves its fused
+    kernel and returns float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x[..., feature]` -> like `x`, in its dtype; the kernel sums in float32."""
+        with full_precision(x):
+            weight = None if self.weight is None else self.weight.to(x.dtype)
+            return F.rms_norm(x, self.normalized_shape, weight, self.eps)
