@@ -34,6 +34,7 @@ class Terms:
         geometry: `Grid`, `Graph` or `Points` of the tokens.
         scale: Factor of the logits; None for head_dim ** -0.5.
         dropout: Probability that an attention weight is dropped, 0 outside training.
+        cache: For recurrences: the `StateCache` that they continue and leave behind.
     """
 
     causal: bool = False
@@ -46,10 +47,20 @@ class Terms:
     geometry: Any = None
     scale: float | None = None
     dropout: float = 0.0
+    cache: Any = None
 
     def replace(self, **changes: Any) -> Terms:
         """A copy with some terms changed."""
         return dataclasses.replace(self, **changes)
+
+    def rows(self, part: slice) -> Terms:
+        """The terms of some of the queries. Default positions must have been resolved before."""
+        return self.replace(
+            mask=None if self.mask is None else self.mask[:, :, part],
+            bias=None if self.bias is None else self.bias[:, :, part],
+            segments=None if self.segments is None else (self.segments[0][:, part], self.segments[1]),
+            positions=None if self.positions is None else (self.positions[0][:, part], self.positions[1]),
+        )
 
     def kind(self) -> str:
         """The most demanding term beside causality and window, as in `AttentionRequest.mask`."""
