@@ -218,8 +218,7 @@ def mask_dtypes(subject: AttentionSubject) -> None:
     terms = subject.terms(case, *names)
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         attention = subject.build(dtype=dtype)
-        own = case.replace(x=case.x.to(dtype), context=None if case.context is None else case.context.to(dtype))
-        own = own.replace(geometry=subject.geometry(12, 2, dtype))
+        own = case.to(dtype)
         for name in subject.declared("mask", "key_mask"):
             expected = own(attention, **order, **{name: terms[name]})
             for kind in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):

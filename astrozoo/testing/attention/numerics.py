@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def dtypes(subject: AttentionSubject) -> None:
         attention = subject.build(dtype=dtype)
         exact = copy.deepcopy(attention).double()
         for case in subject.cases(dtype=dtype):
-            double = _cast(subject, case, torch.float64)
+            double = case.to(torch.float64)
             for order in subject.orders():
                 expected = _with_gradients(exact, double, order, reference=True)
                 got = _with_gradients(attention, case, order)
@@ -53,42 +54,52 @@ def _with_gradients(
 
 def autocast(subject: AttentionSubject) -> None:
     """Under autocast the output keeps the dtype of x, is close to float32's, but really computed in half precision."""
-    attention = subject.build(dtype=torch.float32)
-    for case in subject.cases(dtype=torch.float32):
-        for order in subject.orders():
-            full = case(attention, **order)
-            for dtype in (torch.bfloat16, torch.float16):
-                with torch.autocast("cpu", dtype=dtype):
-                    y, gradient = _with_gradients(attention, case, order)
-                what = f"{case.label} {order}: under autocast to {dtype}"
-                require(y.dtype == torch.float32, f"{what} the output of float32 inputs is {y.dtype}")
-                agree(y, full, what, 3e-2)
-                require(distance(y, full) > 1e-6, f"{what} everything is float32: autocast is ignored")
-                require(bool(torch.isfinite(gradient).all()), f"{what} a gradient is not finite")
+    normed = subject.build_or_refusal(dtype=torch.float32, qk_norm=True)
+    plain = [subject.build(dtype=torch.float32)]
+    for attention, case, order in itertools.product(
+        plain if normed is None else [*plain, normed], subject.cases(dtype=torch.float32), subject.orders()
+    ):
+        full = case(attention, **order)
+        for dtype in (torch.bfloat16, torch.float16):
+            with torch.autocast("cpu", dtype=dtype):
+                y, gradient = _with_gradients(attention, case, order)
+            what = f"{case.label} {order}: under autocast to {dtype}"
+            require(y.dtype == torch.float32, f"{what} the output of float32 inputs is {y.dtype}")
+            agree(y, full, what, 3e-2)
+            require(distance(y, full) > 1e-6, f"{what} everything is float32: autocast is ignored")
+            require(bool(torch.isfinite(gradient).all()), f"{what} a gradient is not finite")
 
 
 def large_logits(subject: AttentionSubject) -> None:
-    """Logits above 65504, the largest float16, leave outputs and gradients finite in half precision."""
-    gain = 200.0 if subject.spec.softmax else 8.0  # where values are not averaged, they grow with a power of the gain
+    """Logits above 65504, the largest float16, leave outputs and gradients finite in half precision.
+
+    Where values are not averaged they grow with a power of the input; then the largest input counts whose true result
+    fits float16.
+    """
     for dtype in (torch.float16, torch.bfloat16):
         attention = subject.build(dtype=dtype)
+        exact = copy.deepcopy(attention).double()
         for case in subject.cases(dtype=dtype):
-            loud = case.replace(x=case.x * gain, context=None if case.context is None else case.context * gain)
             for order in subject.orders():
-                own = loud.leaves()
-                y = own(attention, **order)
-                what = f"{case.label} {order}: large logits in {dtype}"
-                require(bool(torch.isfinite(y).all()), f"{what} give outputs that are not finite")
-                leaves = [own.source, *attention.parameters()]
-                gradients = torch.autograd.grad(y.float().mean(), leaves, allow_unused=True, materialize_grads=True)
-                require(
-                    all(bool(torch.isfinite(g).all()) for g in gradients), f"{what} give gradients that are not finite"
+                loud = next(
+                    loud
+                    for loud in (_louder(case, gain) for gain in (200, 64, 16, 4, 1))
+                    if _largest(exact, loud.to(torch.float64), order) < 2e4
                 )
+                largest = _largest(attention, loud, order)
+                what = f"{case.label} {order}: tokens up to {loud.x.abs().max():.0f} in {dtype}"
+                require(largest < float("inf"), f"{what} give outputs or gradients that are not finite")
 
 
-def _cast(subject: AttentionSubject, case: Case, dtype: torch.dtype) -> Case:
-    return case.replace(
-        x=case.x.to(dtype),
-        context=None if case.context is None else case.context.to(dtype),
-        geometry=subject.geometry(case.sizes[1], case.sizes[0], dtype),
-    )
+def _louder(case: Case, gain: float) -> Case:
+    return case.replace(x=case.x * gain, context=None if case.context is None else case.context * gain)
+
+
+def _largest(attention: Attention, case: Case, order: dict[str, bool]) -> float:
+    """The largest number in heads, outputs and gradients; infinite where any is not finite."""
+    own = case.leaves()
+    y, heads = own.looking(attention, "heads", **order)
+    leaves = [own.source, *attention.parameters()]
+    gradients = torch.autograd.grad(y.double().mean(), leaves, allow_unused=True, materialize_grads=True)
+    found = [tensor.detach().double().abs() for tensor in (y, heads, *gradients)]
+    return max(tensor.nan_to_num(torch.inf, torch.inf).max().item() for tensor in found)

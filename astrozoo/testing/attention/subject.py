@@ -78,6 +78,11 @@ class Case:
         context = None if self.context is None else self.context.detach().clone().requires_grad_()
         return self.replace(x=self.x.detach().clone().requires_grad_(), context=context)
 
+    def to(self, target: torch.device | torch.dtype | str) -> Case:
+        """On another device, or with floating tensors of another dtype; the geometry too."""
+        context = None if self.context is None else self.context.to(target)
+        return self.replace(x=self.x.to(target), context=context, geometry=_moved(self.geometry, target))
+
     def _terms(self, terms: Mapping[str, Any]) -> dict[str, Any]:
         return {**({} if self.geometry is None else {"geometry": self.geometry}), **terms}
 
@@ -169,7 +174,7 @@ class AttentionSubject:
         make = self.implementation.example_geometry
         if make is None or tokens == 0:
             return None
-        return in_batch(make(tokens), tokens, batch, dtype)
+        return _moved(_in_batch(make(tokens), tokens, batch), dtype)
 
     def terms(self, case: Case, *names: str, seed: int = 5) -> dict[str, Any]:
         """Random masks of the kinds that are named. No row is left without a key, and the first key is always real."""
@@ -245,23 +250,30 @@ class AttentionSubject:
         raise NotApplicable("it declares no context, and refuses it")
 
 
-def in_batch(geometry: Any, tokens: int, batch: int, dtype: torch.dtype) -> Any:
-    """The geometry of one row, for a batch of rows alike, with floating tensors of `dtype`."""
-    if isinstance(geometry, Graph):
-        if not geometry.shared:
-            first = torch.arange(batch).repeat_interleave(geometry.edge_index.shape[1]) * tokens
-            changes: dict[str, Any] = {"edge_index": geometry.edge_index.repeat(1, batch) + first}
-            for name in ("edge_bias", "edge_features", "edge_distance"):
-                item = getattr(geometry, name)
-                changes[name] = None if item is None else item.repeat(batch, *[1] * (item.dim() - 1))
-            geometry = dataclasses.replace(geometry, **changes)
-        names = ("edge_bias", "edge_features")
-    elif isinstance(geometry, Points):
-        names = ("coords", "weights")
-    else:
+def _moved(geometry: Any, target: torch.device | torch.dtype | str) -> Any:
+    if isinstance(geometry, tuple):
+        return tuple(_moved(part, target) for part in geometry)
+    if not isinstance(geometry, Graph | Points):
         return geometry
-    floating = {name: getattr(geometry, name) for name in names if getattr(geometry, name) is not None}
-    return dataclasses.replace(geometry, **{name: item.to(dtype) for name, item in floating.items()})
+    tensors = {name: item for name, item in vars(geometry).items() if isinstance(item, Tensor)}
+    moved = {
+        name: item.to(target)
+        for name, item in tensors.items()
+        if item.is_floating_point() or not isinstance(target, torch.dtype)
+    }
+    return dataclasses.replace(geometry, **moved)  # type: ignore[arg-type]  # fields of either
+
+
+def _in_batch(geometry: Any, tokens: int, batch: int) -> Any:
+    """The geometry of one row, for a batch of rows alike: a graph has nodes of its own in each."""
+    if not isinstance(geometry, Graph) or geometry.shared:
+        return geometry
+    first = torch.arange(batch).repeat_interleave(geometry.edge_index.shape[1]) * tokens
+    changes: dict[str, Any] = {"edge_index": geometry.edge_index.repeat(1, batch) + first}
+    for name in ("edge_bias", "edge_features", "edge_distance"):
+        item = getattr(geometry, name)
+        changes[name] = None if item is None else item.repeat(batch, *[1] * (item.dim() - 1))
+    return dataclasses.replace(geometry, **changes)
 
 
 def distance(got: Tensor, expected: Tensor) -> float:
