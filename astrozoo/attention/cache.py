@@ -233,6 +233,7 @@ class StaticKVCache(Cache):
         heads: Key heads.
         max_len: Tokens it can hold.
         head_dim, v_head_dim: Width of keys and of values.
+        v_heads: Heads of the values; as many as of the keys by default.
         device, dtype: Of the tensors.
     """
 
@@ -244,13 +245,14 @@ class StaticKVCache(Cache):
         head_dim: int,
         v_head_dim: int,
         *,
+        v_heads: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.max_len = max_len
         # One slot more, into which padding is written.
         self.key = torch.zeros(batch, heads, max_len + 1, head_dim, device=device, dtype=dtype)
-        self.value = torch.zeros(batch, heads, max_len + 1, v_head_dim, device=device, dtype=dtype)
+        self.value = torch.zeros(batch, v_heads or heads, max_len + 1, v_head_dim, device=device, dtype=dtype)
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
         self._appended = 0
 
