@@ -20,6 +20,7 @@ from torch import Tensor
 from astrozoo.attention.recurrent.decay import decayed_sums
 from astrozoo.attention.recurrent.householder import delta_sums
 from astrozoo.errors import BackendRefused
+from astrozoo.nn.precision import full_precision
 
 __all__ = ["Backend", "Rule", "fla_decayed_sums", "fla_delta_sums", "fla_refusals", "takes_fla"]
 
@@ -169,7 +170,7 @@ def _run(
         k=spread(k.to(dtype), 1),
         v=spread(v, 1),
         scale=1.0,
-        initial_state=None if state is None else spread(state.float(), 0).contiguous(),
+        initial_state=None if state is None else spread(state, 0).contiguous(),
         output_final_state=True,
         **given,
     )
@@ -217,7 +218,7 @@ def _probe(rule: Rule, device: torch.device, dtype: torch.dtype, key_dim: int, v
     beta = draw().sigmoid()
     found: list[list[Tensor]] = []
     try:
-        with torch.enable_grad(), torch.autocast("cuda", enabled=False):
+        with torch.enable_grad(), full_precision(v):
             for fast in (False, True):
                 query, key, value = (
                     tensor.to(dtype if fast else torch.float32, copy=True).requires_grad_(grad) for tensor in (q, k, v)
