@@ -15,7 +15,7 @@ from astrozoo.attention.request import AttentionRequest, describe
 from astrozoo.attention.terms import Terms, make_terms
 from astrozoo.errors import InputError
 
-__all__ = ["Attended", "attend", "attend_terms", "check_heads", "hide_unseen", "planning"]
+__all__ = ["Attended", "attend", "attend_terms", "check_heads", "hide_unseen", "is_planning", "planning"]
 
 
 class Attended(NamedTuple):
@@ -80,10 +80,18 @@ def attend(
 
 
 def attend_terms(
-    query: Tensor, key: Tensor, value: Tensor, terms: Terms, *, backend: BackendName = "auto", lse: bool = False
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    terms: Terms,
+    *,
+    backend: BackendName = "auto",
+    lse: bool = False,
+    hidden: bool = False,
 ) -> Attended:
-    """`attend` for terms that were checked already."""
-    key, value = hide_unseen(key, value, terms)
+    """`attend` for terms that were checked already; with `hidden`, of keys whose unseen ones are known to be finite."""
+    if not hidden:
+        key, value = hide_unseen(key, value, terms)
     request = describe(query, key, value, terms, lse=lse)
     if _planning:
         return _planned(query, value, request, overridden(backend))
@@ -98,14 +106,23 @@ _planning = False
 
 
 @contextlib.contextmanager
-def planning() -> Iterator[None]:
-    """Within the block attention is only planned: the backend is chosen and noted, the output is uninitialised."""
+def planning(active: bool = True) -> Iterator[None]:
+    """Within the block attention is only planned: the backend is chosen and noted, the output is uninitialised.
+
+    Args:
+        active: False within such a block for what must run all the same.
+    """
     global _planning
-    before, _planning = _planning, True
+    before, _planning = _planning, active
     try:
         yield
     finally:
         _planning = before
+
+
+def is_planning() -> bool:
+    """Whether the call is within a block of `planning`."""
+    return _planning
 
 
 def _planned(query: Tensor, value: Tensor, request: AttentionRequest, backend: BackendName) -> Attended:
