@@ -230,3 +230,35 @@ def test_autocast_changes_nothing_inside():
     right = ring_attend(query, query, value)[0]
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ring_attend(query, query, value)[0], right)
+
+
+@pytest.mark.parametrize("value_dim", [3, 2])  # flash and plain kernel
+def test_gradients_are_the_slopes_of_the_output(value_dim):
+    query, key = torch.randn(1, 2, 4, 3).double(), torch.randn(1, 1, 5, 3).double()
+    value = torch.randn(1, 1, 5, value_dim).double()
+    key_mask = torch.tensor([[0, 0, 1, 0, 1]])
+    leaves = [item.requires_grad_() for item in (query, key, value)]
+    assert torch.autograd.gradcheck(lambda *x: ring_attend(*x, causal=True, key_mask=key_mask)[0], leaves)
+
+
+@pytest.mark.parametrize(("batch", "queries", "keys"), [(0, 3, 3), (1, 0, 3), (1, 3, 0)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_nothing_to_attend_to_gives_zeros(batch, queries, keys, causal):
+    query = torch.randn(batch, 2, queries, 8, requires_grad=True)
+    key = torch.randn(batch, 2, keys, 8, requires_grad=True)
+    out, lse = ring_attend(query, key, key, causal=causal)
+    out.sum().backward()
+    assert out.shape == query.shape
+    assert (query.grad == 0).all()
+    assert keys or (lse == -torch.inf).all()
+
+
+def test_one_process_compiles_without_a_break():
+    query, key, value = (torch.randn(1, 2, 12, 8, requires_grad=True) for _ in range(3))
+    compiled = torch.compile(lambda *x: ring_attend(*x, causal=True)[0], fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(query, key, value), ring_attend(query, key, value, causal=True)[0])
+
+
+def test_meta_device_gives_shapes():
+    query = torch.zeros(1, 2, 4, 8, device="meta")
+    assert ring_attend(query, query, query[..., :5], causal=True)[0].shape == (1, 2, 4, 5)

@@ -15,6 +15,16 @@ from astrozoo.attention.sequence_parallel.layout import Piece, pieces_of, pieces
 from astrozoo.attention.terms import Terms
 from astrozoo.errors import InputError
 
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors this small only lose by sharing work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 LAYOUTS = ("zigzag", "contiguous")
 layouts, worlds = st.sampled_from(LAYOUTS), st.integers(1, 5)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from astrozoo.attention.backends.base import expand_heads
+from astrozoo.nn.precision import full_precision
 
 __all__ = ["block_backward", "block_forward", "inner_dtype", "kernel_of", "merge_"]
 
@@ -154,7 +155,7 @@ def _math_forward(
     lse = query.new_full(query.shape[:3], -torch.inf, dtype=inner)
     if key.shape[2] == 0:
         return out, lse
-    with torch.autocast(query.device.type, enabled=False):
+    with full_precision(query):
         wide_key, wide_value = key.to(inner), value.to(inner)
         for rows in _tiles(query, key):
             logits = _logits(query[:, :, rows], wide_key, scale, _seen(rows, query, key, causal, visible))
@@ -172,7 +173,7 @@ def _math_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     inner = inner_dtype(query.dtype)
     dq, dk, dv = (torch.zeros_like(item, dtype=inner) for item in (query, key, value))
-    with torch.autocast(query.device.type, enabled=False):
+    with full_precision(query):
         wide_key, wide_value = key.to(inner), value.to(inner)
         for rows in _tiles(query, key):
             part = query[:, :, rows]
