@@ -18,6 +18,7 @@ from astrozoo.errors import InputError
 __all__ = [
     "Cache",
     "CachedTokens",
+    "ContextCache",
     "KVCache",
     "LatentCache",
     "StateCache",
@@ -179,6 +180,28 @@ class LatentCache(TokenCache):
 
     def __init__(self, batch: int, *, device: torch.device | str | None = None) -> None:
         super().__init__(batch, ("rope_key", "latent"), device=device)
+
+
+class ContextCache(TokenCache):
+    """Keys and values of another sequence, which is projected once and serves the queries of many calls."""
+
+    def __init__(self, batch: int, *, device: torch.device | str | None = None) -> None:
+        super().__init__(batch, ("key", "value"), device=device)
+
+    def append(self, *new: Tensor, key_mask: Tensor | None = None, positions: Tensor | None = None) -> CachedTokens:
+        """As `TokenCache.append`, in the place of a sequence that was held before."""
+        self.reset()
+        return super().append(*new, key_mask=key_mask, positions=positions)
+
+    def context(self) -> CachedTokens:
+        """What it holds.
+
+        Raises:
+            InputError: It holds nothing yet.
+        """
+        if not self.held:
+            raise InputError("the cache holds no context yet; pass context (batch, key, context_dim) once.")
+        return CachedTokens(self.held, self.mask, None if self.mask is None else self.positions)
 
 
 class WindowKVCache(TokenCache):
