@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from astrozoo.attention.cache import Cache, StateCache
-from astrozoo.attention.module import Attention, AttentionConfig
+from astrozoo.attention.module import Attention, AttentionConfig, unsupported
 from astrozoo.attention.recurrent.conv import causal_conv
 from astrozoo.attention.terms import Terms
 from astrozoo.errors import ConfigError, InputError
@@ -59,9 +59,11 @@ class RecurrentAttention(Attention):
         parts: Parts,
         terms: Terms,
         cache: Cache | None,
-        positions: tuple[Tensor | None, Tensor | None],  # noqa: ARG002  # order is all that counts
+        positions: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Parts, Terms]:
-        """Hand the state to `attend`."""
+        """Hand the state to `attend`; only the order of tokens counts, so positions are refused."""
+        if positions != (None, None):
+            raise unsupported("positions", self.spec.name, causal=True, softmax=True)
         if cache is not None and not terms.causal:
             raise InputError("A state holds what came before: with a cache the call must be causal.")
         return parts, terms.replace(cache=cache)
