@@ -135,11 +135,10 @@ def ring_of(group: Any) -> Ring:
 
 
 def all_gather_numbers(ring: Ring, numbers: Sequence[int], device: torch.device) -> list[list[int]]:
-    """The numbers of every rank, in their order; each rank gives as many."""
+    """The numbers of every rank, in their order; each rank gives as many. They travel by way of `device`."""
     if ring.world == 1:
         return [list(numbers)]
-    on_gloo = distributed.get_backend(ring.group) == "gloo"
-    own = torch.tensor(numbers, dtype=torch.int64, device="cpu" if on_gloo else device)
+    own = torch.tensor(numbers, dtype=torch.int64, device=device)
     tables = [torch.empty_like(own) for _ in range(ring.world)]
     distributed.all_gather(tables, own, group=ring.group)
     return [table.tolist() for table in tables]
