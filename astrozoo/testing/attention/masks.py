@@ -94,12 +94,14 @@ def _is_that_token(
 
 def dead_rows(subject: AttentionSubject) -> None:
     """A query that sees no key gives 0, with finite gradients: by any mask, by causality, and with no keys at all."""
-    attention = subject.build()
+    attention, biased = subject.build(), subject.build_or_refusal(bias=True)
+    attentions = [attention] if biased is None else [attention, biased]
     found = 0
     for case in subject.cases():
         for terms, dead, what in _deadly(subject, case):
             found += 1
-            _is_zero(attention, case, dead, f"{case.label}: {what}", terms)
+            for built in attentions:
+                _is_zero(built, case, dead, f"{case.label}: {what}", terms)
     if subject.spec.cross and not subject.spec.needs_geometry:
         found += 1
         empty = subject.case(5, 0).replace(geometry=None)
@@ -150,8 +152,10 @@ def _is_zero(attention: Attention, case: Case, dead: Tensor, what: str, terms: d
     if "bias" in terms:
         terms = {**terms, "bias": terms["bias"].clone().requires_grad_()}
         leaves.append(terms["bias"])
-    y = case(attention, **terms)
-    require(bool((y[dead] == 0).all()), f"{what}: a query that sees no key gives {y[dead].abs().max():.3g}, not 0")
+    y, heads = case.looking(attention, "heads", **terms)
+    rows = heads.transpose(1, 2).flatten(2)[dead]  # before the output projection, whose bias remains
+    require(bool((rows == 0).all()), f"{what}: a query that sees no key gives {rows.abs().max():.3g}, not 0")
+    require(attention.config.bias or bool((y[dead] == 0).all()), f"{what}: the output of a query without keys is not 0")
     require(bool(torch.isfinite(y).all()), f"{what}: other queries are not finite")
     if case.sizes[2] and not bool(dead.all()):
         require(bool((y[~dead].abs().amax(dim=-1) > 0).all()), f"{what}: queries that see keys give 0 too")

@@ -14,7 +14,8 @@ from astrozoo.testing.report import require
 
 __all__: list[str] = []
 
-# Largest relative error allowed whatever plain attention's own is; of outputs, then of gradients.
+# Relative error that is always allowed, of outputs and of gradients. Where plain attention on `math` is as far off,
+# twice its own error is allowed for outputs and three times for gradients, up to ten times these.
 FLOORS = {torch.float32: (2e-6, 1e-5), torch.bfloat16: (2e-2, 6e-2), torch.float16: (3e-3, 9e-3)}
 
 
@@ -33,7 +34,8 @@ def dtypes(subject: AttentionSubject) -> None:
                 require(got[0].dtype == dtype, f"{case.label}: the output of {dtype} inputs is {got[0].dtype}")
                 for label, index, least, factor in (("output", 0, floor, 2), ("gradient", 1, gradient_floor, 3)):
                     error = distance(got[index], expected[index])
-                    allowed = max(least, factor * distance(plain[index], expected[index]))
+                    own = factor * distance(plain[index], expected[index])
+                    allowed = min(max(least, own), 10 * least)
                     what = f"{case.label} {order}: {label} in {dtype}"
                     require(error <= allowed, f"{what} has relative error {error:.1e}, allowed {allowed:.1e}")
 

@@ -1,0 +1,1 @@
+"""Mutants of attentions other than flash."""
