@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["distance", "point_features", "separation"]
+__all__ = ["distance", "log_weights", "point_features", "separation"]
 
 Features = tuple[Tensor, ...]
 
@@ -62,6 +62,12 @@ def separation(query: Features, key: Features, metric: str, period: tuple[float,
         squared = step * step if squared is None else squared + step * step
     assert squared is not None
     return _root(squared)
+
+
+def log_weights(weights: Tensor) -> Tensor:
+    """Logarithm of the weights of keys, at least in float32; 0 for those not above 0, which are to be hidden."""
+    weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
+    return torch.where(weights > 0, weights, 1).log()
 
 
 def _great_circle(query: Features, key: Features) -> Tensor:

@@ -65,7 +65,7 @@ class ChunkedBackend:
         sums: list[Tensor] = []
         for start in range(0, max(queries, 1), BLOCK):
             part = slice(start, start + BLOCK)
-            block, own = query[:, :, part], _rows(terms, part)
+            block, own = query[:, :, part], terms.rows(part)
             if request.grad:
                 out, total = checkpoint(softmax_attention, block, key, value, own, lse=request.lse, use_reentrant=False)
             else:
@@ -74,13 +74,3 @@ class ChunkedBackend:
             if total is not None:
                 sums.append(total)
         return torch.cat(outs, dim=2), torch.cat(sums, dim=2) if request.lse else None
-
-
-def _rows(terms: Terms, part: slice) -> Terms:
-    """The terms of some of the queries."""
-    return terms.replace(
-        mask=None if terms.mask is None else terms.mask[:, :, part],
-        bias=None if terms.bias is None else terms.bias[:, :, part],
-        segments=None if terms.segments is None else (terms.segments[0][:, part], terms.segments[1]),
-        positions=None if terms.positions is None else (terms.positions[0][:, part], terms.positions[1]),
-    )

@@ -18,7 +18,7 @@ from astrozoo.attention.backends.probe import compare_with_math
 from astrozoo.attention.request import AttentionRequest
 from astrozoo.attention.terms import Terms
 
-__all__ = ["FlexBackend", "compiled_flex"]
+__all__ = ["FlexBackend", "compiled_flex", "run_flex"]
 
 _HEAD_DIMS = (16, 32, 64, 128, 256)  # others fail to compile or are slow in its Triton templates
 
@@ -74,18 +74,40 @@ class FlexBackend:
         kernel: str,
     ) -> tuple[Tensor, Tensor | None]:
         """As `AttentionBackend.run`."""
-        from torch.nn.attention.flex_attention import create_block_mask
+        return run_flex(query, key, value, terms, lse=request.lse)
 
-        batch, _, queries, _ = query.shape
-        keys = key.shape[2]
-        rule = _mask_rule(terms, queries, keys)
-        per_row = terms.segments is not None or terms.key_mask is not None
-        blocks = create_block_mask(rule, batch if per_row else None, None, queries, keys, device=query.device)
-        answer = compiled_flex()(
-            query, key, value, block_mask=blocks, scale=scale_of(query, terms),
-            enable_gqa=query.shape[1] != key.shape[1], return_lse=request.lse,
-        )  # fmt: skip
-        return answer if request.lse else (answer, None)
+
+def run_flex(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    terms: Terms,
+    *,
+    lse: bool = False,
+    score_mod: Callable[..., Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Output and log-sum-exp on the compiled kernel.
+
+    Args:
+        query: As for `Backend.run`.
+        key: As for `Backend.run`.
+        value: As for `Backend.run`.
+        terms: Causality, window, segments and padding; the rest must be empty.
+        lse: Whether to return the log-sum-exp.
+        score_mod: From a scaled logit and its (batch, head, query, key), what takes its place.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    batch, _, queries, _ = query.shape
+    keys = key.shape[2]
+    rule = _mask_rule(terms, queries, keys)
+    per_row = terms.segments is not None or terms.key_mask is not None
+    blocks = create_block_mask(rule, batch if per_row else None, None, queries, keys, device=query.device)
+    answer = compiled_flex()(
+        query, key, value, block_mask=blocks, scale=scale_of(query, terms), score_mod=score_mod,
+        enable_gqa=query.shape[1] != key.shape[1], return_lse=lse,
+    )  # fmt: skip
+    return answer if lse else (answer, None)
 
 
 @functools.cache
