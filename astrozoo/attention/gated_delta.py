@@ -25,6 +25,7 @@ from astrozoo.attention.recurrent.reference import gated_delta_recurrent
 from astrozoo.attention.recurrent.steps import draw_rates, draw_steps
 from astrozoo.attention.terms import Terms
 from astrozoo.nn.checks import at_least, one_of
+from astrozoo.nn.norm import RMSNorm
 from astrozoo.registry.spec import Paper
 
 __all__ = ["GatedDelta", "GatedDeltaConfig", "gated_delta"]
@@ -69,7 +70,7 @@ class GatedDelta(RecurrentAttention):
             self.decay = nn.Linear(config.dim, heads, **made)
             self.log_rate = nn.Parameter(torch.empty(heads, **made))
         self.output_gate = nn.Linear(config.dim, config.num_heads * config.value_dim, bias=config.bias, **made)
-        self.output_norm = nn.RMSNorm(config.value_dim, eps=1e-6, **made)
+        self.output_norm = RMSNorm(config.value_dim, eps=1e-6, **made)
 
     def reset_parameters(self) -> None:
         """As `Attention.reset_parameters`; gates start with rates of 1 to 16 and steps of 0.001 to 0.1."""
@@ -130,7 +131,7 @@ class GatedDelta(RecurrentAttention):
             segments=segments, state=self.remembered(terms, "state"), backend=self.config.backend,
         )  # fmt: skip
         self.remember(terms, key.shape[2], state=state)
-        return self.dropped(gated_norm(self.output_norm, out.to(gate.dtype), gate), terms)
+        return self.dropped(gated_norm(self.output_norm, out, gate), terms)
 
     def reference(  # type: ignore[override]  # as `attend`
         self, query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, strength: Tensor, gate: Tensor, terms: Terms
@@ -142,7 +143,7 @@ class GatedDelta(RecurrentAttention):
             erase=self.config.erase, key_mask=terms.key_mask, segments=segments, state=self.remembered(terms, "state"),
         )  # fmt: skip
         self.remember(terms, key.shape[2], state=state)
-        return gated_norm(self.output_norm, out.to(gate.dtype), gate)
+        return gated_norm(self.output_norm, out, gate)
 
 
 def _unit(heads: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from astrozoo.attention.recurrent.ssd import state_space
 from astrozoo.attention.recurrent.steps import draw_rates, draw_steps
 from astrozoo.attention.terms import Terms
 from astrozoo.nn.checks import at_least
+from astrozoo.nn.norm import RMSNorm
 from astrozoo.registry.spec import Paper
 
 __all__ = ["Mamba2", "Mamba2Config", "mamba2"]
@@ -67,9 +68,9 @@ class Mamba2(RecurrentAttention):
         self.conv = ShortConv(width + 2 * state, config.conv_size, bias=True, **made)
         self.log_rate = nn.Parameter(torch.empty(config.num_heads, **made))
         self.skip = nn.Parameter(torch.empty(config.num_heads, **made))
-        self.query_norm: nn.Module = nn.RMSNorm(config.key_dim, eps=1e-6, **made) if config.qk_norm else nn.Identity()
-        self.key_norm: nn.Module = nn.RMSNorm(config.key_dim, eps=1e-6, **made) if config.qk_norm else nn.Identity()
-        self.output_norm = nn.RMSNorm(width, eps=1e-6, **made)
+        self.query_norm: nn.Module = RMSNorm(config.key_dim, eps=1e-6, **made) if config.qk_norm else nn.Identity()
+        self.key_norm: nn.Module = RMSNorm(config.key_dim, eps=1e-6, **made) if config.qk_norm else nn.Identity()
+        self.output_norm = RMSNorm(width, eps=1e-6, **made)
         self.output = nn.Linear(width, config.dim, bias=config.bias, **made)
 
     def reset_parameters(self) -> None:
@@ -109,7 +110,7 @@ class Mamba2(RecurrentAttention):
         segments = None if terms.segments is None else terms.segments[0]
         rate, skip = -self.log_rate.to(step.dtype).exp(), self.skip.to(step.dtype)
         out, state = state_space(
-            value, step, rate, key, query, skip, key_mask=terms.key_mask, segments=segments,
+            value.to(step.dtype), step, rate, key, query, skip, key_mask=terms.key_mask, segments=segments,
             state=self.remembered(terms, "state"), backend=self.config.backend,
         )  # fmt: skip
         self.remember(terms, value.shape[2], state=state)
@@ -129,9 +130,11 @@ class Mamba2(RecurrentAttention):
 
     def _gated(self, heads: Tensor, gate: Tensor) -> Tensor:
         """The gated norm over all heads together, as in the paper: (batch, head, token, v_head_dim)."""
-        gated = heads.to(gate.dtype) * F.silu(gate)
+        gated = heads * F.silu(
+            gate.to(heads.dtype)
+        )  # in the dtype of sums: before the norm half precision may overflow
         normed = self.output_norm(gated.transpose(1, 2).flatten(2))
-        return self.split(normed, self.config.num_heads)
+        return self.split(normed, self.config.num_heads).to(gate.dtype)
 
 
 mamba2 = implement(

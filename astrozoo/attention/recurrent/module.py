@@ -123,5 +123,4 @@ class ShortConv(nn.Module):
 
 def gated_norm(norm: Callable[[Tensor], Tensor], heads: Tensor, gate: Tensor) -> Tensor:
     """`norm` of the heads (batch, head, token, dim), let through by SiLU of the gate of the same shape."""
-    normed = norm(heads)
-    return normed * F.silu(gate.to(normed.dtype))
+    return norm(heads).to(gate.dtype) * F.silu(gate)
