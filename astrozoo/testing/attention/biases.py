@@ -32,13 +32,13 @@ def bias_value(subject: AttentionSubject) -> None:
             if "mask" in subject.spec.masks:
                 masked = case(attention, **order, bias=bias, mask=mask)
                 agree(hidden, masked, f"{case.label} {order}: -inf in a bias, and a mask")
-    if subject.spec.exact and subject.spec.cross and not subject.spec.needs_geometry:
-        case = subject.case(6, 9).replace(geometry=None)
+    if subject.spec.exact and subject.spec.cross and subject.movable:
+        case = subject.case(6, 9)
         for scale in (None, 0.8):
             attention = subject.build(scale=scale)
             bias = torch.zeros(6, 9, dtype=torch.float64)
             bias[:, 4] = math.log(2)
-            twice = case.replace(context=torch.cat((case.source, case.source[:, 4:5]), dim=1))
+            twice = case.keys_at(torch.tensor([*range(9), 4]))
             agree(case(attention, bias=bias), twice(attention), f"a bias of log 2, and the key twice, scale={scale}")
 
 
@@ -94,8 +94,8 @@ def weights(subject: AttentionSubject) -> None:
                 if per_key:
                     hidden = found.masked_fill(seen.expand(shape), 0)
                     require(bool((hidden == 0).all()), f"{case.label} {order}: weights under {name} are not 0")
-    if subject.spec.exact and subject.spec.cross and not subject.spec.needs_geometry:
-        case = subject.case(6, 9).replace(geometry=None)
+    if subject.spec.exact and subject.spec.cross and subject.movable:
+        case = subject.case(6, 9)
         lse = case.looking(attention, "lse")[1]
-        twice = case.replace(context=case.source.repeat(1, 2, 1)).looking(attention, "lse")[1]
+        twice = case.keys_at(torch.arange(9).repeat(2)).looking(attention, "lse")[1]
         agree(twice, lse + math.log(2), "the log-sum-exp of keys twice")

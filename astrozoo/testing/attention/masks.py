@@ -110,7 +110,7 @@ def dead_rows(subject: AttentionSubject) -> None:
             early = subject.case(8, 5).replace(geometry=None)
             dead = (torch.arange(8) < 3).expand(2, -1)
             _is_zero(attention, early, dead, "more queries than keys, causal", {"causal": True})
-        none = subject.case(0, 5).replace(geometry=None)
+        none = subject.case(5, 5).replace(x=empty.x[:, :0], geometry=None)
         require(none(attention).shape == none.x.shape, "no queries")
     if not subject.spec.needs_context and not subject.spec.needs_geometry:
         none = subject.case(0)
@@ -261,7 +261,6 @@ def segments(subject: AttentionSubject) -> None:
     subject.needs_mask("segments")
     attention = subject.build()
     for case in subject.cases():
-        case = case.replace(geometry=None) if not subject.spec.needs_geometry else case
         equals_reference(attention, case, f"{case.label} with segments", **subject.terms(case, "segments"))
     sizes = (5, 1, 6)
     case = subject.own_case(12, batch=1)

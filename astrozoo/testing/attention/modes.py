@@ -123,16 +123,15 @@ def inputs_unmodified(subject: AttentionSubject) -> None:
 
 
 def _tensors(values: Any) -> list[Tensor]:
+    """All tensors in tuples and geometries of tensors."""
     found: list[Tensor] = []
     for item in values:
         if isinstance(item, Tensor):
             found.append(item)
         elif isinstance(item, tuple):
-            found.extend(item)
-        elif isinstance(item, Graph):
-            found.append(item.edge_index)
-        elif isinstance(item, Points):
-            found.append(item.coords)
+            found.extend(_tensors(item))
+        elif isinstance(item, Graph | Points):
+            found.extend(_tensors(vars(item).values()))
     return found
 
 

@@ -70,8 +70,22 @@ class Case:
         return dataclasses.replace(self, **changes)
 
     def rows(self, chosen: slice) -> Case:
-        """Some rows of the batch; not for graphs, whose nodes are numbered through it."""
+        """Some rows of the batch, all of which lie alike; not for graphs, whose nodes are numbered through it."""
         return self.replace(x=self.x[chosen], context=None if self.context is None else self.context[chosen])
+
+    def keys_at(self, index: Tensor) -> Case:
+        """Some of the tokens attended to, in the order of `index`, with the points where they lie."""
+        if self.context is None:
+            return self.replace(x=self.x[:, index], geometry=_points_at(self.geometry, index))
+        pair = self.geometry and (self.geometry[0], _points_at(self.geometry[1], index))
+        return self.replace(context=self.context[:, index], geometry=pair)
+
+    def queries_at(self, index: Tensor) -> Case:
+        """Some of the tokens as queries, with all as their context."""
+        own = self.geometry[0] if isinstance(self.geometry, tuple) else self.geometry
+        other = self.geometry[1] if isinstance(self.geometry, tuple) else self.geometry
+        pair = own and (_points_at(own, index), other)
+        return self.replace(x=self.x[:, index], context=self.source, geometry=pair)
 
     def leaves(self) -> Case:
         """A copy whose tokens collect gradients."""
@@ -201,6 +215,11 @@ class AttentionSubject:
         """Those of `names`, of all masks by default, that it declares."""
         return tuple(name for name in (names or MASKS) if name in self.spec.masks)
 
+    @property
+    def movable(self) -> bool:
+        """Whether tokens may be taken in any number and order: no grid or graph holds them."""
+        return self.spec.geometry in (None, "points")
+
     def orders(self) -> list[dict[str, bool]]:
         """The values of `causal` to be tried."""
         return [{"causal": causal} for causal in (False, True) if self.allows(causal)]
@@ -248,6 +267,15 @@ class AttentionSubject:
         case = self.case(6, 6)
         self.must_refuse("context", lambda: case(self.build()))
         raise NotApplicable("it declares no context, and refuses it")
+
+
+def _points_at(geometry: Any, index: Tensor) -> Any:
+    if geometry is None:
+        return None
+    weights = geometry.weights
+    return dataclasses.replace(
+        geometry, coords=geometry.coords[:, index], weights=None if weights is None else weights[:, index]
+    )
 
 
 def _moved(geometry: Any, target: torch.device | torch.dtype | str) -> Any:

@@ -88,7 +88,7 @@ def odd_lengths(subject: AttentionSubject) -> None:
         case = subject.own_case(length, batch=1)
         for order in subject.orders():
             equals_reference(attention, case, f"{length} tokens {order}", **order)
-    if subject.spec.cross and not subject.spec.needs_geometry:
+    if subject.spec.cross and subject.movable:
         for queries, keys in ((1, 33), (33, 1), (5, 130), (130, 5)):
             case = subject.case(queries, keys, batch=1)
             equals_reference(attention, case, f"{queries} queries on {keys} keys")
@@ -104,15 +104,15 @@ def lengths(subject: AttentionSubject) -> None:
     attention = subject.build(num_heads=1, head_dim=4)
     case = subject.own_case(4096, batch=1)
     with torch.no_grad():
-        if subject.spec.cross and not subject.spec.needs_geometry:
+        if subject.spec.cross and subject.movable:
             some = torch.tensor([0, 1, 511, 512, 2048, 4000, 4095])
-            asked = case.replace(x=case.x[:, some], context=case.source, geometry=None)
-            rows = case.replace(geometry=None)(attention)[:, some]
+            asked = case.queries_at(some)
+            rows = case(attention)[:, some]
             agree(asked(attention), rows, "some of 4096 queries, alone and together")
             agree(rows, asked.reference(attention), "4096 tokens")
             if subject.spec.causal and not subject.spec.needs_context:
-                rows = case.replace(geometry=None)(attention, causal=True)[:, -9:]
-                last = asked.replace(x=case.x[:, -9:])
+                rows = case(attention, causal=True)[:, -9:]
+                last = case.queries_at(torch.arange(4087, 4096))
                 agree(rows, last.reference(attention, causal=True), "4096 tokens, causal")
         else:
             order = subject.orders()[-1]
@@ -158,8 +158,8 @@ def batch_independent(subject: AttentionSubject) -> None:
             other = case.with_source(torch.cat((case.source[:1], noise, case.source[2:])))
             changed = other(attention, **order, **terms)
             agree(changed[::2], y[::2], f"{case.label} {order}: rows beside one that changed", 1e-12)
-            if not subject.spec.needs_geometry:
-                alone = case.rows(slice(2, 3)).replace(geometry=subject.geometry(12, 1))
+            if subject.spec.geometry != "graph":
+                alone = case.rows(slice(2, 3))
                 single = {name: _row(term, 2) for name, term in terms.items()}
                 agree(alone(attention, **order, **single), y[2:3], f"{case.label} {order}: a row alone", 1e-10)
 
@@ -169,14 +169,13 @@ def key_permutation(subject: AttentionSubject) -> None:
     attention = subject.build()
     tried = 0
     for case in subject.cases():
-        if subject.spec.needs_geometry or not subject.allows(causal=False):
+        if not subject.movable or not subject.allows(causal=False):
             continue
-        case = case.replace(geometry=None)
         order = torch.randperm(case.sizes[2], generator=torch.Generator().manual_seed(2))
         terms = subject.terms(case, *subject.declared("mask", "key_mask", "bias"))
         terms = {} if case.context is None else terms
         moved = {name: term[..., order] for name, term in terms.items()}
-        permuted = case.with_source(case.source[:, order])
+        permuted = case.keys_at(order)
         rows = order if case.context is None else slice(None)
         expected = case.reference(attention, causal=False, **terms)[:, rows]
         if distance(permuted.reference(attention, causal=False, **moved), expected) < 1e-9:
