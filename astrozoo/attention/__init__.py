@@ -13,7 +13,7 @@ backends   the kernels
 reference  softmax attention in float64, dense
 """
 
-from astrozoo.attention.cache import KVCache, LatentCache, StateCache, StaticKVCache, WindowKVCache
+from astrozoo.attention.cache import ContextCache, KVCache, LatentCache, StateCache, StaticKVCache, WindowKVCache
 from astrozoo.attention.choice import BackendChoice, record_attention, use_backend
 from astrozoo.attention.core import attend
 from astrozoo.attention.explain import explain_attention
@@ -27,6 +27,7 @@ __all__ = [
     "Attention",
     "AttentionConfig",
     "BackendChoice",
+    "ContextCache",
     "Graph",
     "Grid",
     "KVCache",

@@ -120,8 +120,8 @@ class TransformerBlock(nn.Module):
             terms: `mask`, `key_mask`, `bias`, `segments`, `positions`, `cache`, as the attention takes them.
         """
         normed = self.attention_norm(tokens)
-        if context is None and self.spec.needs_context:
-            context = normed  # such an attention sees only what it is given
+        if context is None and self.spec.needs_context and terms.get("cache") is None:
+            context = normed  # such an attention sees only what it is given, or what its cache holds
         if geometry is not None and getattr(geometry, "kind", None) == self.spec.geometry:
             terms["geometry"] = geometry
         tokens = tokens + self.drop_path(self.attention(normed, context, **terms))
