@@ -76,7 +76,7 @@ catalog: install
 
 # All are measured before a missed target fails the whole.
 bench: install
-	@failed=; for name in core load trainer cube; do $(BIN)/astrozoo bench $$name || failed="$$failed $$name"; done; \
+	@failed=; for name in core load trainer cube attention; do $(BIN)/astrozoo bench $$name || failed="$$failed $$name"; done; \
 	if [ -n "$$failed" ]; then echo "targets missed in:$$failed" >&2; exit 1; fi
 
 clean:

@@ -206,7 +206,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON-able values, raw samples included."""
-        first = next(iter(self.samples))
+        first = next(iter(self.samples), "")
         return {
             "title": self.title,
             "environment": self.environment,
@@ -234,6 +234,7 @@ def measure(
     calls: int = 1,
     device: str = "cpu",
     memory: bool = False,
+    lead: float = 0.0,
     title: str = "",
     packages: Iterable[str] = (),
     seed: int = 0,
@@ -250,6 +251,8 @@ def measure(
         device: `cuda` times with CUDA events around the calls; anything else with `clock`.
         memory: On CUDA, also record the peak of allocated memory above what was allocated before. Memory of a process
             on the CPU cannot be reset within it: use `measure_processes`.
+        lead: On CUDA, seconds for which the GPU is kept busy before the clock starts, so that it finds all calls queued
+            and is timed alone; without it, calls that the host launches slower than they run are timed with the host.
         title: What one call does.
         packages: Peers whose versions the environment line should name.
         seed: Of the order within rounds.
@@ -263,7 +266,7 @@ def measure(
     on_cuda = device.startswith("cuda")
     if memory and not on_cuda:
         raise ValueError(f"memory=True needs device='cuda', got {device!r}; measure_processes measures it on the CPU.")
-    sample = _cuda_sample(device, memory) if on_cuda else _clock_sample(clock)
+    sample = _cuda_sample(device, memory, lead) if on_cuda else _clock_sample(clock)
     taken: dict[str, list[tuple[float, int]]] = {name: [] for name in contestants}
     for index, name in _schedule(list(contestants), rounds, warmup, seed):
         if setup is not None:
@@ -371,7 +374,12 @@ def _clock_sample(clock: Callable[[], float]) -> Callable[[Callable[[], object],
     return sample
 
 
-def _cuda_sample(device: str, memory: bool) -> Callable[[Callable[[], object], int], tuple[float, int]]:
+_CYCLES = 2_000_000_000  # a second on the fastest clock there is; on a slower one the lead is longer, which is no harm
+
+
+def _cuda_sample(
+    device: str, memory: bool, lead: float = 0.0
+) -> Callable[[Callable[[], object], int], tuple[float, int]]:
     import torch
 
     def sample(function: Callable[[], object], calls: int) -> tuple[float, int]:
@@ -381,6 +389,8 @@ def _cuda_sample(device: str, memory: bool) -> Callable[[Callable[[], object], i
             before = torch.cuda.memory_allocated()
             if memory:
                 torch.cuda.reset_peak_memory_stats()
+            if lead:
+                torch.cuda._sleep(round(lead * _CYCLES))
             start.record()
             for _ in range(calls):
                 function()

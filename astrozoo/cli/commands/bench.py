@@ -21,6 +21,7 @@ BENCHMARKS = {
     "core": "Start-up: import and list, against a bare Python and timm.",
     "load": "Loading a large model, against mapping its file, timm and transformers.",
     "trainer": "Overhead of the trainer per step, against a bare loop and other trainers.",
+    "attention": "Attentions against kernels, naive attention and other libraries: speed, memory, error, cost.",
     "cube": "cube_unet against MONAI's U-Nets: throughput, memory, skill.",
 }
 
