@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from astrozoo.attention.recurrent.chunks import sum_dtype
@@ -19,7 +18,7 @@ LARGEST_LOG = 64.0  # of a key's feature: e^64 leaves room for e^24 keys in floa
 
 def elu_features(x: Tensor) -> Tensor:
     """elu(x) + 1, positive everywhere (Katharopoulos et al. 2020, arXiv:2006.16236). Same shape and dtype as `x`."""
-    return F.elu(x) + 1
+    return torch.where(x < 0, x.clamp(max=0).exp(), x + 1)  # exp(x) - 1 + 1 would round small features to 0
 
 
 def orthogonal_projection(

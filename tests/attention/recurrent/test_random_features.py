@@ -24,10 +24,13 @@ def performer(q, k, v, projection, *, causal, state=None):
 
 def test_elu_features_are_positive_and_keep_the_dtype():
     x = torch.linspace(-20, 20, 101, dtype=torch.bfloat16)
-    assert (elu_features(x) >= 0).all()
+    assert (elu_features(x) > 0).all()
     assert elu_features(x).dtype == torch.bfloat16
-    x = torch.linspace(-3, 3, 50, dtype=torch.float64)
-    torch.testing.assert_close(elu_features(x), torch.where(x > 0, x + 1, x.exp()))
+    x = torch.linspace(-3, 3, 50, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(elu_features(x), F.elu(x) + 1)
+    assert torch.autograd.gradcheck(elu_features, (x,))
+    still = torch.zeros(1, requires_grad=True)
+    assert torch.autograd.grad(elu_features(still), still)[0] == 1
 
 
 @pytest.mark.parametrize(("features", "dim"), [(1, 1), (7, 3), (64, 16), (16, 64)])
