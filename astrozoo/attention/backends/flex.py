@@ -85,6 +85,7 @@ def run_flex(
     *,
     lse: bool = False,
     score_mod: Callable[..., Tensor] | None = None,
+    also: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Output and log-sum-exp on the compiled kernel.
 
@@ -95,12 +96,13 @@ def run_flex(
         terms: Causality, window, segments and padding; the rest must be empty.
         lse: Whether to return the log-sum-exp.
         score_mod: From a scaled logit and its (batch, head, query, key), what takes its place.
+        also: From the numbers of a query and a key, whether the one may see the other; beside the terms.
     """
     from torch.nn.attention.flex_attention import create_block_mask
 
     batch, _, queries, _ = query.shape
     keys = key.shape[2]
-    rule = _mask_rule(terms, queries, keys)
+    rule = _mask_rule(terms, queries, keys, also)
     per_row = terms.segments is not None or terms.key_mask is not None
     blocks = create_block_mask(rule, batch if per_row else None, None, queries, keys, device=query.device)
     answer = compiled_flex()(
@@ -118,7 +120,9 @@ def compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def _mask_rule(terms: Terms, queries: int, keys: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def _mask_rule(
+    terms: Terms, queries: int, keys: int, also: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     shift = keys - queries
 
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
@@ -130,8 +134,10 @@ def _mask_rule(terms: Terms, queries: int, keys: int) -> Callable[[Tensor, Tenso
         if terms.key_mask is not None:
             seen = seen & terms.key_mask[batch if terms.key_mask.shape[0] > 1 else 0, key]
         if terms.segments is not None:
-            seen = seen & (terms.segments[0][batch, query] == terms.segments[1][batch, key])
-        return seen
+            own, other = terms.segments
+            row, column = (batch if ids.shape[0] > 1 else 0 for ids in (own, other))
+            seen = seen & (own[row, query] == other[column, key])
+        return seen if also is None else seen & also(query, key)
 
     return visible
 
