@@ -20,7 +20,9 @@ __all__ = ["KERNEL", "WINDOW", "Case", "case_of", "full_pairs", "grid_shape"]
 
 WINDOW = 512
 KERNEL = 13
+BLOCK, LOCAL_BLOCKS = 128, 3
 DEGREE = 16
+RANK = 128
 
 
 def full_pairs(setting: Setting) -> float:
@@ -95,6 +97,27 @@ def _group(setting: Setting) -> Mapping[str, Any]:  # noqa: ARG001
     return {"group": "world"} if torch.distributed.is_initialized() else {}
 
 
+def _pooled_pairs(setting: Setting) -> float:
+    """By default keys are pooled at strides of 2 and 4 along both sides."""
+    return setting.tokens * sum(
+        math.prod(-(-side // stride) for side in grid_shape(setting.tokens)) for stride in (2, 4)
+    )
+
+
+def _block_pairs(setting: Setting) -> float:
+    """Each row of blocks sees those around its own and the first one, which sees all."""
+    blocks, total = math.ceil(setting.tokens / BLOCK), 0.0
+    sizes = [min(BLOCK, setting.tokens - block * BLOCK) for block in range(blocks)]
+    for row, queries in enumerate(sizes):
+        near = range(max(row - LOCAL_BLOCKS, 0), min(row + LOCAL_BLOCKS + 1, blocks))
+        seen = range(blocks) if row == 0 else {0, *near}
+        if setting.causal:
+            total += queries * sum(sizes[block] for block in seen if block < row) + queries * (queries + 1) / 2
+        else:
+            total += queries * sum(sizes[block] for block in seen)
+    return total
+
+
 def _window_pairs(setting: Setting) -> float:
     reach = min(WINDOW, setting.tokens)
     before = setting.tokens * reach - reach * (reach - 1) / 2  # with itself
@@ -108,6 +131,15 @@ _CASES: dict[str, Case] = {
     "perceiver": Case(pairs=full_pairs),
     "differential": Case(pairs=lambda setting: 2 * full_pairs(setting)),
     "metric_bias": Case(geometry=_sphere, pairs=full_pairs, causal=False),
+    "axial": Case(
+        geometry=_grid,
+        pairs=lambda setting: setting.tokens * sum(grid_shape(setting.tokens)),
+        causal=False,
+    ),
+    "multiscale": Case(geometry=_grid, pairs=_pooled_pairs),
+    "linformer": Case(
+        options=lambda setting: {"rank": RANK, "max_len": setting.tokens}, pairs=lambda setting: setting.tokens * RANK
+    ),
     "ring": Case(options=_group, pairs=full_pairs),
     "graph": Case(geometry=_mesh, pairs=lambda setting: DEGREE * setting.tokens),
     "neighborhood": Case(
@@ -115,6 +147,10 @@ _CASES: dict[str, Case] = {
         geometry=_grid,
         causal=False,
         pairs=lambda setting: setting.tokens * math.prod(min(KERNEL, side) for side in grid_shape(setting.tokens)),
+    ),
+    "block_sparse": Case(
+        options=lambda setting: {"block": BLOCK, "local_blocks": LOCAL_BLOCKS},  # noqa: ARG005
+        pairs=_block_pairs,
     ),
     "sliding_window": Case(options=lambda setting: {"window": WINDOW}, pairs=_window_pairs),  # noqa: ARG005
 }

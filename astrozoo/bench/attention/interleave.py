@@ -118,9 +118,9 @@ def reason_of(error: Exception) -> str:
 
 
 def release() -> None:
-    """Give back what nothing holds any more."""
-    gc.collect()
-    if torch.cuda.is_available():
+    """Give the memory of a GPU back that nothing holds any more."""
+    if torch.cuda.is_initialized():
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -118,11 +118,12 @@ def _rate(contestant: Contestant, setting: Setting, seconds: float, way: int) ->
     module = contestant.module
     if module is None:
         return {}
-    if not module.spec.softmax:
-        return {"bytes_per_second": contestant.moved_bytes[way] / seconds}
-    pairs = case_of(module.spec.name).pairs
-    if pairs is None:
+    case = case_of(module.spec.name)
+    if case.causal is False and setting.causal:  # pairs are counted as it is mostly used
         return {}
+    pairs = case.pairs
+    if pairs is None:
+        return {} if module.spec.softmax else {"bytes_per_second": contestant.moved_bytes[way] / seconds}
     each = (module.config.key_dim + module.config.value_dim) * _OPERATIONS[way]
     return {"flops_per_second": setting.batch * setting.heads * pairs(setting) * each / seconds}
 
