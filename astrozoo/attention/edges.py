@@ -26,7 +26,6 @@ __all__ = [
     "from_nodes",
     "key_visible",
     "node_degrees",
-    "sum_by_node",
     "to_nodes",
 ]
 
@@ -143,12 +142,6 @@ def edge_softmax(logits: Tensor, edges: Edges) -> Tensor:
     powers = (logits - top.index_select(0, target)).exp()
     total = logits.new_zeros(size).index_add(0, target, powers)
     return powers / total.masked_fill(total == 0, 1).index_select(0, target)
-
-
-def sum_by_node(values: Tensor, edges: Edges) -> Tensor:
-    """Sum (query node + 1, ...) of the values (edge, ...) of the edges that lead to each query."""
-    total = values.new_zeros(edges.target_nodes + 1, *values.shape[1:])
-    return total.index_add(0, edges.target, values)
 
 
 def dense_bias(bias: Tensor | None, edges: Edges, dtype: torch.dtype) -> Tensor:

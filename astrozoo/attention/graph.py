@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from astrozoo.attention.core import attend_terms
+from astrozoo.attention.edge_products import edge_products, edge_sums
 from astrozoo.attention.edges import (
     Edges,
     dense_bias,
@@ -24,7 +25,6 @@ from astrozoo.attention.edges import (
     from_nodes,
     key_visible,
     node_degrees,
-    sum_by_node,
     to_nodes,
 )
 from astrozoo.attention.geometry import Graph
@@ -33,6 +33,7 @@ from astrozoo.attention.module import Attention, AttentionConfig, Parts, impleme
 from astrozoo.attention.terms import Terms
 from astrozoo.errors import InputError
 from astrozoo.nn.checks import at_least, between, one_of
+from astrozoo.nn.precision import full_precision
 from astrozoo.registry.spec import Paper
 
 __all__ = ["GraphAttention", "GraphConfig", "graph"]
@@ -129,7 +130,7 @@ class GraphAttention(Attention):
             self.last_choice = result.choice
             return result.out
         self.last_choice = None
-        with torch.autocast(query.device.type, enabled=False):
+        with full_precision(query):
             out = self._sparse(query.to(inner), key.to(inner), value.to(inner), bias, edges, terms)
         return out.to(query.dtype)
 
@@ -200,15 +201,16 @@ class GraphAttention(Attention):
         weights = edge_softmax(logits, edges)
         if terms.dropout > 0:
             weights = F.dropout(weights, terms.dropout)
-        weighted = weights.unflatten(2, (kv_heads, -1))[..., None] * content.index_select(0, edges.source)
-        return from_nodes(sum_by_node(weighted.flatten(2, 3), edges), edges)
+        weights = weights.unflatten(2, (kv_heads, -1))
+        out = edge_sums(weights, content, edges.target, edges.source, edges.target_nodes + 1)
+        return from_nodes(out.flatten(2, 3), edges)
 
     def _scores(self, own: Tensor, other: Tensor, edges: Edges, terms: Terms) -> Tensor:
         """(edge, row, key head, group) from queries and keys by node."""
         source, target, slope = edges.source, edges.target, self.config.negative_slope
         scale = self._scale(terms)
         if self.config.score == "dot":
-            return ((own * scale).index_select(0, target) * other.index_select(0, source)).sum(dim=-1)
+            return edge_products(own * scale, other, target, source)
         vector = self.query_vector.unflatten(0, own.shape[2:4]).to(own.dtype)
         if self.config.score == "additive":
             ask, answer = (own * vector).sum(dim=-1), (other * self.key_vector[:, None].to(own.dtype)).sum(dim=-1)

@@ -29,6 +29,7 @@ from astrozoo.attention.reference import Dense, dense_attention
 from astrozoo.attention.terms import Terms
 from astrozoo.errors import ConfigError, InputError
 from astrozoo.nn.checks import fail, one_of
+from astrozoo.nn.precision import full_precision
 from astrozoo.registry.spec import Paper
 
 __all__ = ["MetricBias", "MetricBiasConfig", "metric_bias"]
@@ -220,7 +221,7 @@ class MetricBias(Attention):
         return float(self.config.max_distance / self.config.speed)
 
     def _attend_block(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms, here: Placement) -> Tensor:
-        with torch.autocast(query.device.type, enabled=False):
+        with full_precision(query):
             terms = terms.replace(bias=self._bias(query, key, terms, here))
         result = attend_terms(query, key, value, terms, backend=self.config.backend)
         self.last_choice = result.choice

@@ -10,6 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from astrozoo.attention import Graph
+from astrozoo.attention.edge_products import edge_products, edge_sums
+from astrozoo.attention.edges import edge_softmax, find_edges
 from astrozoo.attention.flash import flash
 from astrozoo.attention.graph import graph
 from astrozoo.errors import BackendRefused, ConfigError, InputError, UnsupportedArgument
@@ -439,8 +441,6 @@ class TestAgainstPyTorchGeometric:
         return tokens(1)[0], Graph(geometry.edge_index), geometry.edge_index
 
     def test_softmax(self, geometric):
-        from astrozoo.attention.edges import edge_softmax, find_edges
-
         geometry = random_graph(1, edges=40)
         edges = find_edges(geometry, batch=1, targets=9, sources=9)
         logits = torch.randn(40, 1, 4, dtype=torch.float64) * 30
@@ -483,3 +483,33 @@ class TestAgainstPyTorchGeometric:
             attention.query_vector.copy_(layer.att[0])
             attention.output.weight.copy_(torch.eye(16))
         agree(attention(x[None], geometry=geometry)[0], layer(x, edge_index))
+
+
+class TestProductsAlongEdges:
+    def inputs(self):
+        target, source = torch.randint(5, (20,)), torch.randint(7, (20,))
+        own = torch.randn(5, 2, 3, 2, 4, dtype=torch.float64, requires_grad=True)
+        other = torch.randn(7, 2, 3, 1, 4, dtype=torch.float64, requires_grad=True)
+        weights = torch.randn(20, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+        return own, other, weights, target, source
+
+    def test_equal_gathering_and_have_right_gradients_of_both_orders(self):
+        own, other, weights, target, source = self.inputs()
+        agree(edge_products(own, other, target, source), (own[target] * other[source]).sum(dim=-1))
+        total = torch.zeros_like(own)
+        for edge in range(20):
+            total[target[edge]] += weights[edge][..., None] * other[source[edge]]
+        agree(edge_sums(weights, other, target, source, 5), total)
+        for function, inputs in (
+            (lambda a, b: edge_products(a, b, target, source), (own, other)),
+            (lambda a, b: edge_sums(a, b, target, source, 5), (weights, other)),
+        ):
+            assert torch.autograd.gradcheck(function, inputs)
+            assert torch.autograd.gradgradcheck(function, inputs)
+
+    def test_nothing_of_the_size_of_edges_times_features_is_kept(self):
+        own, other, _, target, source = self.inputs()
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda x: x):
+            edge_sums(edge_products(own, other, target, source), other, target, source, 5)
+        assert all(len(shape) < 5 or shape[0] != 20 for shape in kept)
