@@ -1,9 +1,9 @@
 """Attention within segments at several dilations, merged by how much weight each holds.
 
-LongNet, Ding et al. 2023 (arXiv:2307.02486). A branch (segment, dilation) cuts the sequence into segments and keeps in each
-every `dilation`-th token, which attend to each other; heads start at different tokens, so that together they keep all. A
-query's outputs of all branches are averaged with the sums of their exponentials as weights: dense attention in which a pair
-counts once for every branch that holds it.
+LongNet, Ding et al. 2023 (arXiv:2307.02486). A branch (segment, dilation) cuts the sequence into segments and keeps in
+each every `dilation`-th token, which attend to each other; heads start at different tokens, so that together they keep
+all. A query's outputs of all branches are averaged with the sums of their exponentials as weights: dense attention in
+which a pair counts once for every branch that holds it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DilatedConfig(AttentionConfig):
             heads would leave tokens without any.
     """
 
-    segments: tuple[int, ...] = (512, 2048, 8192)
+    segments: tuple[int, ...] = (128, 512, 2048)
     dilations: tuple[int, ...] = (1, 4, 16)
 
     def __post_init__(self) -> None:
@@ -71,13 +71,13 @@ class Dilated(Attention):
             segment = -(-tokens // dilation) * dilation
         key_start = torch.arange(key.shape[1], device=query.device) % dilation
         query_start = key_start.repeat_interleave(heads // key.shape[1])
-        real = (
-            torch.ones(1, tokens, dtype=torch.bool, device=query.device) if terms.key_mask is None else terms.key_mask
-        )
+        real = terms.key_mask
+        if real is None:
+            real = torch.ones(1, tokens, dtype=torch.bool, device=query.device)
         kept = _keep(real[:, None, :, None].expand(-1, heads, -1, -1), query_start, segment, dilation)[..., 0]
-        if terms.key_mask is None:
-            kept = kept.repeat(batch, 1, 1) if batch > 1 else kept  # only the padding of the last segment is hidden
-        elif terms.key_mask.shape[0] != batch:
+        if (
+            real.shape[0] != batch
+        ):  # all rows alike: what is hidden is the padding of the last segment, or a shared mask
             kept = kept.repeat(batch, 1, 1)
         seen = kept[:, :, None].expand(-1, -1, kept.shape[2], -1)
         inner = Terms(causal=terms.causal, mask=seen, scale=terms.scale, dropout=terms.dropout)
