@@ -33,6 +33,7 @@ __all__ = [
     "square_grid",
     "tile_grid",
     "to_lines",
+    "token_lines",
 ]
 
 
@@ -110,6 +111,11 @@ def from_lines(lines: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
     order = list(range(1, count))
     order.insert(axis, count + 1)
     return grid.permute(0, count, *order, count + 2).flatten(2, -2)
+
+
+def token_lines(tokens: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
+    """(batch * line, cell along the axis) from (batch, token)."""
+    return to_lines(tokens[:, None, :, None], shape, axis)[:, 0, :, 0]
 
 
 # -- tiles -------------------------------------------------------------------------------------------------------------
