@@ -85,13 +85,13 @@ class CarriesItsStateAcrossSegments(Mamba2):
         return super().place(parts, terms.replace(segments=None), cache, positions)
 
 
-@mutant("weights", original=linear, config=RecurrentConfig, softmax=False)
+@mutant("weights", original=linear, config=RecurrentConfig)
 class ShowsWeightsThatItDenies(Linear):
     """Those of a softmax, which it does not compute."""
 
     def forward_with(self, x, context=None, *, want=("weights",), **terms):
         y, found = super().forward_with(x, context, want=("heads",), **terms)
-        return y, {name: found["heads"] for name in want}
+        return y, dict.fromkeys(want, found["heads"])
 
 
 @mutant("value", original=neighborhood, config=NeighborhoodConfig)
