@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from astrozoo import registry
 from astrozoo.attention.backends.chunked import ChunkedBackend
@@ -28,7 +29,7 @@ from astrozoo.registry.hookspecs import AttentionBackend as Backend
 from astrozoo.registry.names import suggest
 from astrozoo.registry.official import ATTENTION_BACKENDS, install_command
 
-__all__ = ["BackendChoice", "BackendName", "backends", "record_attention", "resolve", "use_backend"]
+__all__ = ["BackendChoice", "BackendName", "able", "backends", "record_attention", "resolve", "use_backend"]
 
 BackendName = str | tuple[str, ...]
 LONG = 1024  # tokens from which unfused attention on an accelerator is worth a warning
@@ -140,6 +141,44 @@ def resolve(request: AttentionRequest, backend: BackendName) -> tuple[Backend, B
     return _resolve(request, backend, _environment(), registry.plugin_manager())
 
 
+def able(request: AttentionRequest, backend: BackendName, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `names` that `backend` asks for and that can serve `request`, in its order; none is no error.
+
+    For an attention that has a way of its own where none of them can.
+
+    Raises:
+        ConfigError: There is no backend of a name in `backend`.
+    """
+    if request.compiling:
+        return tuple(filter(None, _able_constant(backend, names, *request).split(_SEPARATOR)))
+    with unset_fake_temporarily():  # a probe runs for real, also where attention is only planned
+        return _able(request, backend, names, _environment(), registry.plugin_manager())
+
+
+@torch.compiler.assume_constant_result
+def _able_constant(backend: BackendName, names: tuple[str, ...], *request: Any) -> str:
+    asked = AttentionRequest(*request)
+    return _SEPARATOR.join(_able(asked, backend, names, _environment(), registry.plugin_manager()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _able(
+    request: AttentionRequest,
+    backend: BackendName,
+    names: tuple[str, ...],
+    environment: tuple[str, bool],
+    plugins: Any,  # noqa: ARG001  # another set of plugins is another answer
+) -> tuple[str, ...]:
+    asked = _asked(backend, environment)
+    known = backends()
+    chain = tuple(known) if asked == ("auto",) else asked
+    return tuple(
+        name
+        for name in chain
+        if name in names and name in known and not _reasons(known[name], request, asked == ("auto",), environment[1])
+    )
+
+
 _SEPARATOR = "\n"
 _in_use: dict[str, Backend] = {}  # what traced code looks up; objects cannot be constants of a trace, strings can
 
@@ -163,10 +202,8 @@ def _resolve(
     environment: tuple[str, bool],
     plugins: Any,  # noqa: ARG001  # another set of plugins is another answer
 ) -> tuple[Backend, BackendChoice]:
-    forced, strict = environment
-    if backend == "auto" and forced:
-        backend = tuple(name.strip() for name in forced.split(","))
-    names = names_of(backend)
+    strict = environment[1]
+    names = _asked(backend, environment)
     automatic = names == ("auto",)
     chain: Sequence[Backend] = tuple(backends().values()) if automatic else tuple(_by_name(name) for name in names)
     refused: dict[str, tuple[str, ...]] = {}
@@ -184,6 +221,12 @@ def _resolve(
         f"No attention backend of those asked for ({asked}) can serve {_in_words(request)}:\n{table}\n"
         "Leave backend at 'auto', or change what the reasons name."
     )
+
+
+def _asked(backend: BackendName, environment: tuple[str, bool]) -> tuple[str, ...]:
+    if backend == "auto" and environment[0]:
+        backend = tuple(name.strip() for name in environment[0].split(","))
+    return names_of(backend)
 
 
 def _by_name(name: str) -> Backend:
