@@ -50,7 +50,7 @@ def counted():
     """Names and causality for which pairs are counted and can be compared with weights."""
     for name in NAMES:
         spec, case = astrozoo.attention_info(name), case_of(name)
-        if case.pairs and spec.softmax and name != "differential":
+        if case.pairs and spec.softmax and name not in ("differential", "dilated"):
             yield name, case.is_causal(spec)
             if case.is_causal(spec):
                 yield name, False
@@ -67,8 +67,10 @@ def test_pairs_are_those_with_a_weight(name, causal):
     assert int((aux["weights"] != 0).sum()) == case_of(name).pairs(setting)
 
 
-def test_differential_attention_has_two_maps():
+def test_pairs_of_several_maps_are_counted_in_each():
     assert case_of("differential").pairs(SMALL) == 2 * full_pairs(SMALL)
+    setting = SMALL.replace(tokens=2048, causal=False)
+    assert case_of("dilated").pairs(setting) == 16 * 128**2 + 4 * 128**2 + 128**2
 
 
 def test_grids_are_as_square_as_the_length_allows():
@@ -246,6 +248,7 @@ def test_wrong_kernel_is_not_what_flash_is_held_to(monkeypatch):
 def test_promises_hold_from_their_lengths_on(monkeypatch):
     monkeypatch.setattr(speed, "_LONG", 32)
     monkeypatch.setattr(speed, "_CROSSING", 64)
+    monkeypatch.setattr(speed, "_SPARSE_FROM", 32)
     monkeypatch.setattr(cases, "WINDOW", 8)
     names = ["flash", "linear", "sliding_window"]
     field = speed.attention_field(names)

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure, at which sizes, how often."""
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to measure (cpu)")
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS, help="parts (all)")
-    parser.add_argument("--names", nargs="+", help="attentions beside flash (all that are installed)")
+    parser.add_argument("--names", nargs="+", help="attentions (all that are installed), and flash as the yardstick")
     parser.add_argument("--lengths", type=int, nargs="+", help="tokens (512 2048 4096 8192; cuda 512 2048 8192 32768)")
     parser.add_argument("--head-dims", type=int, nargs="+", help="widths of a head (64; cuda 64 128)")
     parser.add_argument("--dtypes", nargs="+", help="dtypes (float32; cuda bfloat16)")

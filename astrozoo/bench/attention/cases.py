@@ -21,6 +21,7 @@ __all__ = ["KERNEL", "WINDOW", "Case", "case_of", "full_pairs", "grid_shape"]
 WINDOW = 512
 KERNEL = 13
 BLOCK, LOCAL_BLOCKS = 128, 3
+SEGMENTS, DILATIONS = (128, 512, 2048), (1, 4, 16)
 DEGREE = 16
 RANK = 128
 
@@ -118,6 +119,16 @@ def _block_pairs(setting: Setting) -> float:
     return total
 
 
+def _dilated_pairs(setting: Setting) -> float:
+    """Of whole segments; a pair that two branches hold is computed, and counted, twice."""
+    total = 0.0
+    for segment, dilation in zip(SEGMENTS, DILATIONS, strict=True):
+        length = min(segment, setting.tokens)
+        kept = math.ceil(length / dilation)
+        total += setting.tokens / length * (kept * (kept + 1) / 2 if setting.causal else kept**2)
+    return total
+
+
 def _window_pairs(setting: Setting) -> float:
     reach = min(WINDOW, setting.tokens)
     before = setting.tokens * reach - reach * (reach - 1) / 2  # with itself
@@ -147,6 +158,10 @@ _CASES: dict[str, Case] = {
         geometry=_grid,
         causal=False,
         pairs=lambda setting: setting.tokens * math.prod(min(KERNEL, side) for side in grid_shape(setting.tokens)),
+    ),
+    "dilated": Case(
+        options=lambda setting: {"segments": SEGMENTS, "dilations": DILATIONS},  # noqa: ARG005
+        pairs=_dilated_pairs,
     ),
     "block_sparse": Case(
         options=lambda setting: {"block": BLOCK, "local_blocks": LOCAL_BLOCKS},  # noqa: ARG005

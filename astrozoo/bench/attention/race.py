@@ -66,15 +66,17 @@ def race(title: str, setting: Setting, make: Make, effort: Effort, errors: Error
         target where it is ours.
     """
     release()
+    problem = ""
     try:
         contestants, notes = make(setting)
     except Exception as error:  # a size that does not fit leaves the others to be measured
-        contestants, notes = [], [f"it could not be set up: {reason_of(error)}"]
+        problem = reason_of(error)
+        contestants, notes = [], [f"it could not be set up: {problem}"]
     samples, failures = interleave(contestants, setting.device, effort)
     found = errors.at(setting) if errors is not None else {}
     rows = [_row(title, contestant, setting, samples, found) for contestant in contestants]
     comparison = Rows(f"{title}: {setting}", samples, rows=rows, cells=_cells, notes=notes)
-    if not contestants:
+    if problem:
         comparison.target(f"failures to set up {comparison.title}", 1, at_most=0, unit="")
     for label, reason in failures.items():
         comparison.notes.append(f"{label} failed: {reason}")

@@ -26,6 +26,7 @@ _RECURRENT = ("linear", "gated_delta", "mamba2")
 _SPARSE = ("sliding_window", "block_sparse")
 _LONG = 2048  # tokens from which fused attention must be twice as fast as naive
 _CROSSING = 4096  # tokens from which a recurrence must be faster than full attention on the CPU
+_SPARSE_FROM = 8192  # tokens from which sparse attentions must show what they save
 _WRONG = 3.0  # times the error of `flash`, beyond which a kernel is fast for no good
 
 
@@ -103,7 +104,7 @@ def attention_race(setting: Setting, make: Make, effort: Effort, errors: Errors,
         make: From `attention_field`.
         effort: How long to measure.
         errors: Where errors come from.
-        longest: Whether this is the longest length, at which sparse attentions must show what they save.
+        longest: Whether this is the longest length, at which sparse attentions are judged.
     """
     comparison = race("attentions", setting, make, effort, errors)
     for way in WAYS:
@@ -120,7 +121,7 @@ def attention_race(setting: Setting, make: Make, effort: Effort, errors: Errors,
                 comparison.target_ratio(f"{peer}, {way}", f"{name}, {way}", at_least=0.9)
             if setting.device == "cpu" and setting.tokens >= _CROSSING:
                 comparison.target_ratio(f"{name}, {way}", flash, at_most=1.0)
-        for name in (name for name in _SPARSE if longest and name in measured):
+        for name in (name for name in _SPARSE if longest and setting.tokens >= _SPARSE_FROM and name in measured):
             pairs = case_of(name).pairs
             ideal = 1.0 if pairs is None else full_pairs(setting) / pairs(setting)
             if ideal > 1:
@@ -154,8 +155,9 @@ def layer_race(names: Sequence[str], setting: Setting, effort: Effort) -> Rows:
 
 
 def layers_with_peers(names: Sequence[str], setting: Setting) -> list[str]:
-    """Those of `names` that can be compared as layers at a setting."""
-    return [name for name in names if name in LAYERS and (setting.causal or name not in _RECURRENT)]
+    """Those of `names` that can be compared as layers at a setting: recurrences are causal, and their peers on CUDA."""
+    recurrent = setting.causal and setting.device != "cpu"
+    return [name for name in names if name in LAYERS and (recurrent or name not in _RECURRENT)]
 
 
 def host_race(setting: Setting, rounds: int) -> Comparison:
