@@ -34,7 +34,14 @@ WRONG_FROM, WRONG_UNTIL = (3, 4, 0), (3, 7, 1)  # Triton; fla itself refuses the
 
 
 def takes_fla(
-    backend: Backend, rule: Rule, q: Tensor, k: Tensor, v: Tensor, *gates: Tensor | None, segments: bool = False
+    backend: Backend,
+    rule: Rule,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *gates: Tensor | None,
+    causal: bool = True,
+    segments: bool = False,
 ) -> bool:
     """Whether a call goes to flash-linear-attention: yes if it can and is not forbidden.
 
@@ -45,6 +52,7 @@ def takes_fla(
         k: As in the kernels below.
         v: As in the kernels below.
         gates: Decay, strength and state, which may want a gradient too.
+        causal: Whether query i sees keys up to i, and as many keys as queries are given.
         segments: Whether the state is emptied within the sequence.
 
     Raises:
@@ -55,14 +63,18 @@ def takes_fla(
         return False
     wants = [tensor for tensor in (q, k, v, *gates) if tensor is not None]
     grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in wants)
+    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    if v.dtype == torch.bfloat16:
+        dtype = v.dtype  # its range is that of float32, so features in float32 only lose digits that v does not have
     reasons = fla_refusals(
         rule,
         device=v.device,
-        dtype=torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype),
+        dtype=dtype,
         key_dim=k.shape[-1],
         value_dim=v.shape[-1],
         tokens=v.shape[-2],
         grad=grad,
+        causal=causal,
         segments=segments,
         compiling=compiling,
     )
@@ -80,6 +92,7 @@ def fla_refusals(
     value_dim: int = 64,
     tokens: int = 64,
     grad: bool = False,
+    causal: bool = True,
     segments: bool = False,
     compiling: bool = False,
 ) -> tuple[str, ...]:
@@ -88,11 +101,12 @@ def fla_refusals(
     Args:
         rule: `linear` (no decay), `gated` (scalar decay: gated linear attention, RetNet, Mamba-2), or `delta`.
         device: Of the tensors.
-        dtype: The widest of q, k and v.
+        dtype: What is multiplied: bfloat16 where v is, otherwise the widest of q, k and v.
         key_dim: Width of a key.
         value_dim: Width of a value.
         tokens: Length of the sequence.
         grad: Whether a gradient is wanted.
+        causal: Whether query i sees keys up to i, and as many keys as queries are given.
         segments: Whether the state is emptied within the sequence.
         compiling: Whether the call is traced.
     """
@@ -113,6 +127,7 @@ def fla_refusals(
                 f"its backward takes even widths only in half precision, here {key_dim} and {value_dim}",
             ),
             (tokens == 0, "there is no token"),
+            (not causal, "its sums are causal, over as many keys as queries"),
             (segments, "it takes segments only as lengths known on the CPU"),
         )
         if applies
@@ -155,7 +170,7 @@ def _run(
     gates: dict[str, Tensor | None],
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Give every query head its own copy of what its group shares, and let the copies share the state again."""
+    """Give every query head a copy of what its group shares, in the dtype of `v`, and take one state a group."""
     dtype = v.dtype
     lead = torch.broadcast_shapes(q.shape[:3], k.shape[:3], v.shape[:3])
     members = max(k.shape[2], v.shape[2], *(gate.shape[2] for gate in gates.values() if gate is not None))

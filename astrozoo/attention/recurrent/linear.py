@@ -78,7 +78,7 @@ def linear_attention(
     real = real_tokens(key_mask, k.shape[0], keys)
     k, v = hide(k, real, 1), hide(v, real, 1)
     query, key, value = grouped(q, groups, "q"), grouped(k, groups, "k"), grouped(v, groups, "v")
-    fast = causal and queries == keys and takes_fla(backend, "linear", query, key, value)
+    fast = takes_fla(backend, "linear", query, key, value, causal=causal and queries == keys)
     with full_precision(q):
         wide_q, wide_k, wide_v = query.to(dtype), key.to(dtype), value.to(dtype)
         if state is None:

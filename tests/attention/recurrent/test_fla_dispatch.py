@@ -100,6 +100,23 @@ def test_on_the_cpu_it_is_passed_over_unless_forced(call):
 
 
 @pytest.mark.parametrize(
+    ("features", "values", "multiplied"),
+    [
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.float16, torch.float32),
+        (torch.float64, torch.float32, torch.float64),
+    ],
+)
+def test_wide_features_are_narrowed_only_where_no_range_is_lost(monkeypatch, features, values, multiplied):
+    asked = []
+    monkeypatch.setattr(fla, "fla_refusals", lambda rule, **request: asked.append(request["dtype"]) or ())
+    q, v = torch.ones(1, 1, 1, 5, 4, dtype=features), torch.ones(1, 1, 1, 5, 4, dtype=values)
+    assert fla.takes_fla("fla", "linear", q, q, v)
+    assert asked == [multiplied]
+
+
+@pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"dtype": torch.float64}, "no float64"),
@@ -108,9 +125,10 @@ def test_on_the_cpu_it_is_passed_over_unless_forced(call):
         ({"grad": True, "value_dim": 33}, "even widths only in half precision, here 64 and 33"),
         ({"segments": True}, "segments"),
         ({"tokens": 0}, "no token"),
+        ({"causal": False}, "causal, over as many keys as queries"),
         ({"compiling": True}, "traced graph"),
     ],
-    ids=["float64", "float32", "wide", "odd", "segments", "empty", "compiling"],
+    ids=["float64", "float32", "wide", "odd", "segments", "empty", "not causal", "compiling"],
 )
 def test_what_it_cannot_do_is_named(installed, monkeypatch, change, reason):
     installed()
