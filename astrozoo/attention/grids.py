@@ -28,6 +28,7 @@ __all__ = [
     "for_each_axis",
     "from_lines",
     "gather_tiles",
+    "grid_blocks",
     "grid_of",
     "restore_cells",
     "square_grid",
@@ -116,6 +117,26 @@ def from_lines(lines: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
 def token_lines(tokens: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
     """(batch * line, cell along the axis) from (batch, token)."""
     return to_lines(tokens[:, None, :, None], shape, axis)[:, 0, :, 0]
+
+
+# -- blocks ------------------------------------------------------------------------------------------------------------
+
+
+def grid_blocks(shape: tuple[int, ...], strides: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Blocks of `strides` cells that cover a grid, the last along an axis cut by the edge.
+
+    Returns:
+        int64 (block, member), the token of every member, and bool (block, member), false for those beyond the edge,
+        in whose place another token stands.
+    """
+    members = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    inside = members == 0
+    for cells, stride in zip(shape, strides, strict=True):
+        first = torch.arange(0, cells, stride, device=device)
+        at = first[:, None] + torch.arange(stride, device=device)
+        members = _pairs(members, at.clamp(max=cells - 1), cells)
+        inside = _pairs(inside.long(), (at < cells).long(), 1) == 2
+    return members, inside
 
 
 # -- tiles -------------------------------------------------------------------------------------------------------------

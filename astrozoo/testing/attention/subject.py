@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from astrozoo.attention import Attention, Graph, Points
+from astrozoo.attention import Attention, Graph, Grid, Points
 from astrozoo.errors import ConfigError, UnsupportedArgument
 from astrozoo.registry.family import AttentionImplementation
 from astrozoo.registry.spec import AttentionSpec
@@ -169,6 +169,8 @@ class AttentionSubject:
         geometry = self.geometry(queries, batch, dtype)
         if keys is not None and isinstance(geometry, Points):
             geometry = (geometry, self.geometry(keys, batch, dtype))
+        elif keys is not None and isinstance(geometry, Grid):
+            geometry = self.geometry(keys, batch, dtype)  # keys lie on a grid, queries anywhere
         return Case(label, x, context, geometry)
 
     def own_case(self, length: int = 12, **options: Any) -> Case:
