@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from astrozoo.attention.backends.base import expand_heads
 from astrozoo.attention.core import attend_terms, hide_unseen
 from astrozoo.attention.module import Attention, AttentionConfig, implement, unsupported
 from astrozoo.attention.reference import Dense, dense_attention
@@ -48,12 +49,12 @@ class DilatedConfig(AttentionConfig):
 
 
 class Dilated(Attention):
-    """The merged branches. The key head decides at which token of a segment a head starts: key head modulo dilation."""
+    """The merged branches. A head starts at the token of a segment that is its number modulo the dilation."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
         """Attention of every branch in a batch of segments, merged."""
         self._check(terms)
-        key, value = hide_unseen(key, value, terms)
+        key, value = expand_heads(query, *hide_unseen(key, value, terms))  # heads of a group keep other tokens
         branches = [
             self._branch(query, key, value, terms, segment, dilation)
             for segment, dilation in zip(self.config.segments, self.config.dilations, strict=True)
@@ -68,13 +69,12 @@ class Dilated(Attention):
         """Output (batch, head, token, dim) and log-sum-exp (batch, head, token); 0 and -inf where it keeps no token."""
         batch, heads, tokens, _ = query.shape
         if not torch.compiler.is_compiling() and tokens < segment:  # one segment, no longer than it must be
-            segment = -(-tokens // dilation) * dilation
-        key_start = torch.arange(key.shape[1], device=query.device) % dilation
-        query_start = key_start.repeat_interleave(heads // key.shape[1])
+            segment = max(-(-tokens // dilation), 1) * dilation
+        start = torch.arange(heads, device=query.device) % dilation
         real = terms.key_mask
         if real is None:
             real = torch.ones(1, tokens, dtype=torch.bool, device=query.device)
-        kept = _keep(real[:, None, :, None].expand(-1, heads, -1, -1), query_start, segment, dilation)[..., 0]
+        kept = _keep(real[:, None, :, None].expand(-1, heads, -1, -1), start, segment, dilation)[..., 0]
         if (
             real.shape[0] != batch
         ):  # all rows alike: what is hidden is the padding of the last segment, or a shared mask
@@ -84,15 +84,15 @@ class Dilated(Attention):
         if dilation == 1:
             inner = Terms(causal=terms.causal, key_mask=kept[:, 0], scale=terms.scale, dropout=terms.dropout)
         result = attend_terms(
-            _keep(query, query_start, segment, dilation), _keep(key, key_start, segment, dilation),
-            _keep(value, key_start, segment, dilation), inner, backend=self.config.backend,
+            _keep(query, start, segment, dilation), _keep(key, start, segment, dilation),
+            _keep(value, start, segment, dilation), inner, backend=self.config.backend,
             lse=len(self.config.segments) > 1,
         )  # fmt: skip
         self.last_choice = result.choice
-        out = _put_back(result.out, query_start, batch, tokens, dilation, 0.0)
+        out = _put_back(result.out, start, batch, tokens, dilation, 0.0)
         if result.lse is None:
             return out, out.new_zeros(out.shape[:3])
-        lse = _put_back(result.lse[..., None], query_start, batch, tokens, dilation, -torch.inf)
+        lse = _put_back(result.lse[..., None], start, batch, tokens, dilation, -torch.inf)
         return out, lse[..., 0]
 
     def reference(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
@@ -106,11 +106,11 @@ class Dilated(Attention):
 
     def _dense(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Dense:
         self._check(terms)
-        heads, tokens, groups = query.shape[1], query.shape[2], query.shape[1] // key.shape[1]
+        heads, tokens = query.shape[1], query.shape[2]
         times = torch.zeros(heads, tokens, tokens, dtype=torch.float64)
         for segment, dilation in zip(self.config.segments, self.config.dilations, strict=True):
             for head in range(heads):
-                start = head // groups % dilation
+                start = head % dilation
                 for first in range(0, tokens, segment):
                     members = [t for t in range(first, min(first + segment, tokens)) if (t - first) % dilation == start]
                     rows = torch.tensor(members, dtype=torch.int64)
