@@ -41,7 +41,7 @@ __all__ = ["GraphAttention", "GraphConfig", "graph"]
 SCORES = ("dot", "additive", "dynamic")
 PATHS = ("auto", "sparse", "dense")
 SMALL = 2048  # tokens of an element up to which `auto` may make the N^2 bias
-SPARSE = 10  # pairs for each edge from which the path along the edges is faster than kernels on all pairs (on CPU)
+SPARSE = 20  # pairs for each edge from which the path along the edges is faster than kernels on all pairs (on CPU)
 
 
 @dataclass(frozen=True, kw_only=True)
