@@ -9,6 +9,7 @@ import torch
 from torch._dynamo.backends.registry import lookup_backend
 
 from astrozoo import registry
+from astrozoo.attention import explain_attention
 from astrozoo.bench.attention.cases import case_of
 from astrozoo.bench.attention.contestants import build
 from astrozoo.bench.attention.interleave import reason_of, release
@@ -44,6 +45,8 @@ def compiled_lengths(names: Sequence[str], setting: Setting, backend: str) -> Ro
             {"": name, "graphs": len(graphs), "recompilations": max(len(graphs) - 1, 0), "unfused": unfused,
              "failure": failure}
         )  # fmt: skip
+        if unfused:
+            comparison.notes.append(f"{name} computes softmax in full: {_reasons(name, setting)}")
         comparison.target(f"graphs of {name}", float("inf") if failure else len(graphs), at_most=_FEW, unit="")
         comparison.target(f"graphs of {name} with a softmax of its own", unfused, at_most=0, unit="")
         torch._dynamo.reset()
@@ -58,10 +61,28 @@ def _run(name: str, setting: Setting, backend: Callable[..., Any]) -> None:
     module = build(name, setting.replace(tokens=LENGTHS[-1], causal=causal)).train()
     compiled = torch.compile(module, fullgraph=True, backend=backend)
     for tokens in LENGTHS:
-        size = setting.replace(tokens=tokens, causal=causal)
-        x = torch.randn(size.batch, tokens, size.width, device=size.device, dtype=size.dtype, requires_grad=True)
-        context = torch.randn_like(x) if module.spec.needs_context else None
-        compiled(x, context, causal=causal, geometry=case_of(name).geometry(size)).sum().backward()
+        inputs, terms = _call(name, setting.replace(tokens=tokens, causal=causal))
+        compiled(*inputs, **terms).sum().backward()
+
+
+def _call(name: str, setting: Setting) -> tuple[list[torch.Tensor], dict[str, Any]]:
+    shape = (setting.batch, setting.tokens, setting.width)
+    inputs = [torch.randn(shape, device=setting.device, dtype=setting.dtype, requires_grad=True)]
+    if registry.attention_info(name).needs_context:
+        inputs.append(torch.randn_like(inputs[0]))
+    return inputs, {"causal": setting.causal, "geometry": case_of(name).geometry(setting)}
+
+
+def _reasons(name: str, setting: Setting) -> str:
+    """What the backends said, for the last of the lengths."""
+    causal = case_of(name).is_causal(registry.attention_info(name))
+    last = setting.replace(tokens=LENGTHS[-1], causal=causal)
+    inputs, terms = _call(name, last)
+    try:
+        table = explain_attention(build(name, last).train(), *inputs, **terms)
+    except Exception as error:  # one that could not be compiled may not be explained either
+        return reason_of(error)
+    return "; ".join(" ".join(line.split()) for line in table.splitlines() if line)
 
 
 def _counting(backend: str, graphs: list[Any]) -> Callable[..., Any]:

@@ -33,7 +33,8 @@ from astrozoo.processes import leave_process_group
 __all__ = ["Plan"]
 
 _VERY_LONG = 32768  # tokens from which one row fills a GPU
-_ERROR_TOKENS = {"cpu": 4096, "cuda": 8192}  # as long as a dense reference in float64 can be
+_KERNEL_ERRORS = {"cpu": 4096, "cuda": 8192}  # tokens for which their reference, dense in float64, has memory
+_ERRORS = 2048  # tokens for which references that go token by token take seconds
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,11 @@ class Plan:
         yield host_race(self._setting(self.head_dims[0], self.dtypes[0], True, self.lengths[0]), self.rounds)
         precise = Effort(self.rounds, most=8 * self.rounds, seconds=10)  # held to 2 %
         coarse = Effort(self.rounds, most=4 * self.rounds, seconds=3)
-        kernel_errors = Errors(kernel_field, _ERROR_TOKENS[self.device])
+        kernel_errors = Errors(kernel_field, _KERNEL_ERRORS[self.device])
         for causal in (True, False) if self.causal is None else (self.causal,):
             names = [name for name in self.names if self._takes_part(name, causal)]
             field = attention_field(names)
-            errors = Errors(field, _ERROR_TOKENS[self.device])
+            errors = Errors(field, _ERRORS)
             for head_dim, dtype, tokens in itertools.product(self.head_dims, self.dtypes, self.lengths):
                 setting = self._setting(head_dim, dtype, causal, tokens)
                 if "flash" in names:
