@@ -10,10 +10,13 @@ from astrozoo.bench.attention.contestants import Contestant, relative_errors
 from astrozoo.bench.attention.interleave import WAYS, Effort, interleave, reason_of, release
 from astrozoo.bench.attention.setting import Setting
 from astrozoo.bench.attention.table import Rows
+from astrozoo.bench.environment import describe_environment
 from astrozoo.bench.harness import Samples
 from astrozoo.readable import format_bytes, format_seconds
 
-__all__ = ["Errors", "Make", "race"]
+__all__ = ["PACKAGES", "Errors", "Make", "race"]
+
+PACKAGES = ("triton", "flash-attn-4", "flash-attn-3", "flash-attn", "flash-linear-attention", "natten")  # of the peers
 
 # Contestants at a size, and notes of those left out.
 Make = Callable[[Setting], tuple[list[Contestant], list[str]]]
@@ -75,7 +78,8 @@ def race(title: str, setting: Setting, make: Make, effort: Effort, errors: Error
     samples, failures = interleave(contestants, setting.device, effort)
     found = errors.at(setting) if errors is not None else {}
     rows = [_row(title, contestant, setting, samples, found) for contestant in contestants]
-    comparison = Rows(f"{title}: {setting}", samples, rows=rows, cells=_cells, notes=notes)
+    environment = describe_environment(PACKAGES)
+    comparison = Rows(f"{title}: {setting}", samples, environment, rows=rows, cells=_cells, notes=notes)
     if problem:
         comparison.target(f"failures to set up {comparison.title}", 1, at_most=0, unit="")
     for label, reason in failures.items():

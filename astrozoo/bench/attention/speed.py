@@ -14,7 +14,7 @@ from astrozoo.bench.attention.interleave import WAYS, Effort, reason_of
 from astrozoo.bench.attention.kernels import kernels, naive
 from astrozoo.bench.attention.layers import LAYERS, layer, peer_layer
 from astrozoo.bench.attention.peers import peer_of
-from astrozoo.bench.attention.race import Errors, Make, race
+from astrozoo.bench.attention.race import PACKAGES, Errors, Make, race
 from astrozoo.bench.attention.setting import Setting
 from astrozoo.bench.attention.table import Rows
 from astrozoo.bench.harness import Comparison, measure
@@ -175,7 +175,7 @@ def host_race(setting: Setting, rounds: int) -> Comparison:
         wait = lambda name: torch.cuda.synchronize()  # noqa: ARG005, E731
     comparison = measure(
         {"flash": ours.forward, "sdpa": direct}, rounds=max(rounds, 20), calls=100, setup=wait,
-        title=f"time of the host for a call: {small}",
+        title=f"time of the host for a call: {small}", packages=PACKAGES,
     )  # fmt: skip
     extra = comparison.difference("flash", "sdpa") * 1e6
     comparison.notes.append(f"flash takes {extra:.1f} us of the host more than F.scaled_dot_product_attention")
