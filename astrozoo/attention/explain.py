@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from astrozoo.attention.choice import record_attention
 from astrozoo.attention.core import planning
+from astrozoo.attention.geometry import Graph, Points
 from astrozoo.attention.module import Attention
 
 __all__ = ["explain_attention"]
@@ -36,6 +38,8 @@ def explain_attention(attention: Attention, x: Tensor, context: Tensor | None = 
     def fake(value: Any) -> Any:
         if isinstance(value, Tensor):
             return mode.from_tensor(value)
+        if isinstance(value, Graph | Points):
+            return dataclasses.replace(value, **{name: fake(item) for name, item in vars(value).items()})
         return tuple(fake(item) for item in value) if type(value) in (tuple, list) else value
 
     state = {name: fake(tensor) for name, tensor in (*attention.named_parameters(), *attention.named_buffers())}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from astrozoo.attention import Attention, KVCache
+from astrozoo.attention import Attention, KVCache, Points
 from astrozoo.attention.cache import Cache, LatentCache, StateCache, WindowKVCache
 from astrozoo.errors import InputError
-from astrozoo.testing.attention.subject import AttentionSubject, agree
+from astrozoo.testing.attention.subject import AttentionSubject, Case, agree, one_line
 from astrozoo.testing.report import ConformanceError, NotApplicable, require
 
 __all__: list[str] = []
@@ -22,29 +23,53 @@ KINDS: dict[str, type[Cache]] = {"kv": KVCache, "window": WindowKVCache, "latent
 def cache(subject: AttentionSubject) -> None:
     """Tokens one by one and in uneven chunks, with rotary positions, equal the single pass; so does a copy."""
     for attention in _subjects(subject):
-        case = subject.own_case(24)
-        whole = _full(attention, case.x)
+        case = _series(subject, 24)
+        whole = _full(attention, case)
+        before, after = case.keys_at(torch.arange(5)), case.keys_at(torch.arange(5, 24))
         for max_len in (None, 24):
             for sizes in ([1] * 24, [7, 1, 1, 12, 3], [23, 1]):
                 held = _new(attention, 2, max_len)
-                y = _in_chunks(attention, held, case.x, sizes)
+                y = _in_chunks(attention, held, case, sizes)
                 agree(y, whole, f"chunks of {sizes} tokens, max_len={max_len}, rope={attention.config.rope}")
                 require(held.lengths.tolist() == [24, 24], f"after 24 tokens the cache says {held.lengths.tolist()}")
                 require(held.nbytes > 0, "a cache that holds tokens says that it holds no bytes")
             held.reset()
-            agree(_in_chunks(attention, held, case.x[:, :5], [3, 2]), whole[:, :5], f"after reset, max_len={max_len}")
+            agree(_in_chunks(attention, held, before, [3, 2]), whole[:, :5], f"after reset, max_len={max_len}")
             other = _new(attention, 2, max_len)
             other.load_state_dict({name: tensor.clone() for name, tensor in held.state_dict().items()})
-            y = _in_chunks(attention, other, case.x[:, 5:], [4, 15])
+            y = _in_chunks(attention, other, after, [4, 15])
             agree(y, whole[:, 5:], f"a copy through state_dict, max_len={max_len}")
+
+
+def cache_compiled(subject: AttentionSubject) -> None:
+    """Under `torch.compile(fullgraph=True)` steps with a cache of fixed size take a few graphs, not one each."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    for attention in itertools.islice(_subjects(subject), 1):
+        case = _series(subject, 16)
+        whole = _full(attention, case)
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("eager")
+        compiled = torch.compile(attention, fullgraph=True, backend=counter)
+        held = _new(attention, 2, 16)
+        try:
+            y = [_in_chunks(attention, held, case.keys_at(torch.arange(4)), [4])]
+            y.append(_in_chunks(compiled, held, case.keys_at(torch.arange(4, 16)), [1] * 12))
+        except ConformanceError:
+            raise
+        except Exception as error:
+            raise ConformanceError(f"torch.compile raised {type(error).__name__}: {one_line(error)}") from error
+        finally:
+            torch._dynamo.reset()
+        agree(torch.cat(y, dim=1), whole, "4 tokens, then 12 compiled steps")
+        graphs = counter.frame_count
+        require(0 < graphs <= 3, f"12 steps took {graphs} graphs; the cache does not have a fixed size")
 
 
 def cache_padding(subject: AttentionSubject) -> None:
     """Rows of unequal length, padded on the left or on the right of a chunk, equal the same rows alone."""
-    subject_has_mask = "key_mask" in subject.spec.masks
     for attention in _subjects(subject):
-        if not subject_has_mask:
-            raise NotApplicable("it declares no key_mask")
+        subject.needs_mask("key_mask")
         x = subject.own_case(14).x
         junk = torch.full_like(x[:1, :3], torch.nan)
         for side in ("left", "right"):
@@ -55,8 +80,8 @@ def cache_padding(subject: AttentionSubject) -> None:
             real[0, : 3 if side == "left" else None] = False
             if side == "right":
                 real[0, :5] = True
-            expected = [_full(attention, x[:1, :11]), _full(attention, x[1:])]
-            following = torch.cat((x[:1, 5:11], x[1:, 8:14]))
+            expected = [_full(attention, Case("alone", row)) for row in (x[:1, :11], x[1:])]
+            following = Case("following", torch.cat((x[:1, 5:11], x[1:, 8:14])))
             for max_len in (None, 20):
                 held = _new(attention, 2, max_len)
                 y = attention(first, causal=True, cache=held, key_mask=real)
@@ -72,15 +97,15 @@ def cache_padding(subject: AttentionSubject) -> None:
 def cache_rows(subject: AttentionSubject) -> None:
     """`reorder` lets rows continue others; `crop` goes back, or says that it cannot."""
     for attention in _subjects(subject):
-        case = subject.own_case(12)
-        x = case.x
+        x = subject.own_case(12).x
+        start, later, other = (Case("part", part) for part in (x[:, :6], x[:, 6:], x[:, 6:9]))
         for max_len in (None, 16):
             held = _new(attention, 2, max_len)
-            _in_chunks(attention, held, x[:, :6], [6])
+            _in_chunks(attention, held, start, [6])
             rows = torch.tensor([1, 1])
             held.reorder(rows)
-            y = _in_chunks(attention, held, x[:, 6:], [1, 5])
-            expected = _full(attention, torch.cat((x[rows, :6], x[:, 6:]), dim=1))[:, 6:]
+            y = _in_chunks(attention, held, later, [1, 5])
+            expected = _full(attention, _joined(x[rows, :6], x[:, 6:]))[:, 6:]
             agree(y, expected, f"rows that continue another, max_len={max_len}")
             try:
                 held.crop(4)
@@ -90,8 +115,8 @@ def cache_rows(subject: AttentionSubject) -> None:
                 continue
             require(subject.spec.cache != "state", "a state is said to go back, which a sum over tokens cannot")
             require(held.lengths.tolist() == [4, 4], f"after crop(4) the cache says {held.lengths.tolist()}")
-            y = _in_chunks(attention, held, x[:, 6:9], [1, 2])
-            expected = _full(attention, torch.cat((x[rows, :4], x[:, 6:9]), dim=1))[:, 4:]
+            y = _in_chunks(attention, held, other, [1, 2])
+            expected = _full(attention, _joined(x[rows, :4], x[:, 6:9]))[:, 4:]
             agree(y, expected, f"other tokens after crop, max_len={max_len}")
 
 
@@ -133,11 +158,22 @@ def _new(attention: Attention, rows: int, max_len: int | None) -> Any:
     return held
 
 
-def _full(attention: Attention, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return attention(x, causal=True)
+def _series(subject: AttentionSubject, length: int) -> Case:
+    """Tokens in a row, with points where they lie if it takes some: a grid has no next token."""
+    case = subject.own_case(length)
+    return case if isinstance(case.geometry, Points) else case.replace(geometry=None)
 
 
-def _in_chunks(attention: Attention, held: Any, x: Tensor, sizes: list[int]) -> Tensor:
+def _joined(*parts: Tensor) -> Case:
+    return Case("joined", torch.cat(parts, dim=1))
+
+
+def _full(attention: Attention, case: Case) -> Tensor:
     with torch.no_grad():
-        return torch.cat([attention(part, causal=True, cache=held) for part in x.split(sizes, dim=1)], dim=1)
+        return case(attention, causal=True)
+
+
+def _in_chunks(attention: Callable[..., Tensor], held: Any, case: Case, sizes: list[int]) -> Tensor:
+    parts = torch.arange(case.sizes[1]).split(sizes)
+    with torch.no_grad():
+        return torch.cat([case.keys_at(part)(attention, causal=True, cache=held) for part in parts], dim=1)

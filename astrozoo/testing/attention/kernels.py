@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from astrozoo.attention import record_attention, use_backend
+from astrozoo.attention import explain_attention, record_attention, use_backend
 from astrozoo.attention.choice import backends
 from astrozoo.errors import AstrozooError, BackendRefused
 from astrozoo.testing.attention.subject import AttentionSubject, agree
@@ -73,6 +73,25 @@ def reported_backend(subject: AttentionSubject) -> None:
                 fused == wanted,
                 f"last_choice is {last.backend}, but PyTorch {'ran' if fused else 'did not run'} its fused kernel",
             )
+
+
+def explained(subject: AttentionSubject) -> None:
+    """`explain_attention` tells without running what then runs, for every call of a kernel."""
+    attention = subject.build()
+    for case in subject.cases():
+        for names in ((), subject.declared()):
+            terms = {**subject.orders()[-1], **subject.terms(case, *names)}
+            given = terms if case.geometry is None else {**terms, "geometry": case.geometry}
+            with record_attention() as planned:
+                text = explain_attention(attention, case.x, case.context, **given)
+            require(attention.last_choice is None, "explain_attention changes last_choice, although nothing ran")
+            with record_attention() as ran:
+                case(attention, **terms)
+            attention.last_choice = None
+            what = f"{case.label} with {names}"
+            kernels = [[(choice.backend, choice.kernel) for choice in log] for log in (planned, ran)]
+            require(kernels[0] == kernels[1], f"{what}: explained as {kernels[0]}, but {kernels[1]} ran")
+            require(all(choice.table() in text for choice in planned), f"{what}: the text lacks a choice")
 
 
 def _uses_backends(subject: AttentionSubject) -> bool:

@@ -48,7 +48,7 @@ class Case:
         """Numbers of rows, queries and keys."""
         return self.x.shape[0], self.x.shape[1], self.source.shape[1]
 
-    def __call__(self, attention: Attention, **terms: Any) -> Tensor:
+    def __call__(self, attention: Callable[..., Tensor], **terms: Any) -> Tensor:
         """(batch, query, dim) from the fast path."""
         return attention(self.x, self.context, **self._terms(terms))
 

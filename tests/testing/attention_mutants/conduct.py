@@ -8,7 +8,7 @@ from torch import nn
 
 from astrozoo.attention import AttentionConfig, KVCache, StateCache
 from astrozoo.attention.cache import CachedTokens
-from astrozoo.attention.core import attend_terms
+from astrozoo.attention.core import attend_terms, is_planning
 from astrozoo.attention.flash import Flash
 from astrozoo.errors import BackendRefused
 from attention_mutants.registry import mutant
@@ -128,6 +128,16 @@ for kind, check in (
     with_cache(kind, check)
 
 
+@mutant("cache_compiled")
+class AsksTheCacheForItsLength(Flash):
+    """A number read from a tensor breaks the graph, as it makes the host wait for the device."""
+
+    def place(self, parts, terms, cache, positions):
+        if cache is not None and int(cache.lengths.max()) == 0:
+            cache.reset()
+        return super().place(parts, terms, cache, positions)
+
+
 @mutant("cache")
 class TurnsCachedKeysNot(Flash):
     """Rotary positions reach the queries of a step, not its keys."""
@@ -214,6 +224,17 @@ class ReportsItsFirstCall(Flash):
         from astrozoo.attention import Terms
 
         return Terms()
+
+
+@mutant("explained")
+class ChoosesOtherwiseWhenItRuns(Flash):
+    """What is explained was planned on tensors that are not real; this one looks whether they are."""
+
+    def attend(self, query, key, value, terms):
+        backend = "auto" if is_planning() else "math"
+        result = attend_terms(query, key, value, terms, backend=backend)
+        self.last_choice = result.choice
+        return result.out
 
 
 @mutant("backends_agree")
