@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
+
 from astrozoo.errors import ConfigError
 from astrozoo.registry.family import AttentionImplementation
 from astrozoo.registry.names import suggest
@@ -110,4 +112,9 @@ def _run(subject: AttentionSubject, name: str) -> CheckResult:
     if name not in ATTENTION_CHECKS:
         known = ", ".join(ATTENTION_CHECKS)
         raise ConfigError(f"there is no check {name!r}.{suggest(name, ATTENTION_CHECKS)} The checks are: {known}.")
-    return observe(name, lambda: ATTENTION_CHECKS[name](subject))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a dozen tokens gain nothing from more, and on a busy machine threads wait for each other
+    try:
+        return observe(name, lambda: ATTENTION_CHECKS[name](subject))
+    finally:
+        torch.set_num_threads(threads)
