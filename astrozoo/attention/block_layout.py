@@ -66,7 +66,7 @@ def _drawn(config: Any, row: Tensor, rows: Any, *, causal: bool) -> Tensor:
     mixed = (row[..., None] * 1_000_003 + number * 7_919 + config.seed * 104_729 + 12_345) % _PRIME
     for factor in (48_271, 69_621, 39_373):  # multipliers of well-tried congruential generators modulo the prime
         mixed = ((mixed ^ (mixed >> 15)) * factor) % _PRIME
-    return mixed % (row[..., None] + 1 if causal else rows)
+    return mixed % ((row[..., None] + 1).clamp(min=1) if causal else rows)  # padding may lie before the first row
 
 
 def in_layout(config: Any, own: Tensor, other: Tensor, rows: Any, *, causal: bool) -> Tensor:
@@ -85,7 +85,7 @@ def in_layout(config: Any, own: Tensor, other: Tensor, rows: Any, *, causal: boo
         for row, blocks in enumerate(config.layout):
             listed[row, list(blocks)] = True
         last = len(config.layout) - 1
-        seen = listed[own.clamp(0, last), other.clamp(0, last)]
+        seen = listed[own.clamp(0, last), other.clamp(0, last)] & (own <= last) & (other <= last)
     else:
         seen = distance.abs() <= config.local_blocks
         if config.pattern == "local_global":
@@ -103,7 +103,7 @@ def listed_layout(config: Any, rows: int, *, causal: bool) -> Tensor:
     seen = torch.zeros(rows, rows, dtype=torch.bool)
     for row in range(rows):
         if config.pattern == "custom":
-            blocks = set(config.layout[row])
+            blocks = set(config.layout[row]) if row < len(config.layout) else set()
         else:
             blocks = set(range(row - config.local_blocks, row + config.local_blocks + 1))
         if config.pattern == "local_global":

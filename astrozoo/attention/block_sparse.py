@@ -20,16 +20,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from astrozoo.attention.backends.flex import FlexBackend, run_flex
+from astrozoo.attention.backends.flex import BLOCK
 from astrozoo.attention.block_layout import in_layout, key_table, listed_layout
 from astrozoo.attention.blocks import count_blocks, fold_queries, fold_terms, key_blocks, unfold_queries
-from astrozoo.attention.choice import BackendChoice, overridden
-from astrozoo.attention.core import attend_terms, hide_unseen
+from astrozoo.attention.choice import able, overridden
+from astrozoo.attention.core import hide_unseen
 from astrozoo.attention.module import Attention, AttentionConfig, implement
 from astrozoo.attention.reference import dense_attention
-from astrozoo.attention.request import AttentionRequest, describe
-from astrozoo.attention.terms import Terms
-from astrozoo.errors import InputError
+from astrozoo.attention.request import describe
+from astrozoo.attention.terms import BlockLayout, Terms
+from astrozoo.errors import ConfigError, InputError
 from astrozoo.nn.checks import at_least, fail, one_of
 from astrozoo.registry.spec import Paper
 
@@ -49,12 +49,12 @@ class BlockSparseConfig(AttentionConfig):
         strided_blocks: Of `strided`: further blocks in each direction.
         random_blocks: Of `random`: further blocks.
         seed: Of `random`: other seeds draw other blocks.
-        layout: Of `custom`: for each row of blocks the numbers of the blocks it sees. It fixes the number of tokens to
-            that of its rows.
+        layout: Of `custom`: for each row of blocks the numbers of the blocks it sees, or a bool tensor (row, block). It
+            is for as many tokens as its rows hold, or fewer.
     """
 
     pattern: str = "local_global"
-    block: int = 64
+    block: int = 128
     local_blocks: int = 1
     global_blocks: int = 1
     stride: int = 4
@@ -68,6 +68,8 @@ class BlockSparseConfig(AttentionConfig):
         one_of(self, ("local_global", "strided", "random", "custom"), "pattern")
         at_least(self, 1, "block", "stride")
         at_least(self, 0, "local_blocks", "global_blocks", "strided_blocks", "random_blocks", "seed")
+        if isinstance(self.layout, Tensor):
+            self._set("layout", _numbers(self.layout))
         try:
             layout = tuple(tuple(int(block) for block in row) for row in self.layout)
         except (TypeError, ValueError):
@@ -79,20 +81,33 @@ class BlockSparseConfig(AttentionConfig):
             raise fail(self, "layout", f"numbers of blocks from 0 to below {len(layout)}, the number of rows")
 
 
+def _numbers(layout: Tensor) -> tuple[tuple[int, ...], ...]:
+    """For each row of a bool tensor (row, block) the numbers of its blocks."""
+    if layout.dtype != torch.bool or layout.dim() != 2 or layout.shape[0] != layout.shape[1]:
+        shape = tuple(layout.shape)
+        raise ConfigError(f"BlockSparseConfig.layout is {layout.dtype} {shape}; allowed: a square bool tensor.")
+    return tuple(tuple(row.nonzero().flatten().tolist()) for row in layout)
+
+
 class BlockSparse(Attention):
     """Attention within a layout of blocks. Positions of the caller move queries and keys to other blocks."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
         """Gather the blocks that each row of blocks sees, and attend in a batch of rows."""
         config, queries, keys = self.config, query.shape[2], key.shape[2]
-        self._check(keys)
         if terms.positions is not None:  # padding in a cache, or an order of the caller: blocks follow from positions
             return self._dense(query, key, value, terms)
-        request = describe(query, key, value, terms, lse=False)
-        if self._flex_serves(request):
-            self.last_choice = BackendChoice("flex", "flex_attention", torch.__version__, {}, request)
-            return self._flex(query, key, value, terms)
+        self._check(keys)
+        if queries <= config.block:  # whole rows of blocks would cost more
+            return self._dense(query, key, value, terms)
         rows = count_blocks(keys, config.block)
+        if query.device.type == "cuda" and queries == keys:
+            row = torch.arange(rows, device=query.device)
+            seen = in_layout(config, row[:, None], row, rows, causal=terms.causal)
+            placed = terms.replace(blocks=BlockLayout(config.block, seen))
+            kernels = self._kernels(query, key, value, placed)
+            if kernels:
+                return self.served(query, key, value, placed, backend=kernels)
         before = keys - queries  # the last query is aligned with the last key
         lead = before % config.block
         row = torch.arange(count_blocks(lead + queries, config.block), device=query.device) + before // config.block
@@ -106,27 +121,24 @@ class BlockSparse(Attention):
         if terms.causal:
             visible = visible & (query_at[..., None] >= key_at[:, None])
 
-        full = terms.replace(causal=False, geometry=None)
         key, value = hide_unseen(key, value, Terms(key_mask=terms.key_mask))
-        folded = fold_terms(full, query_at - before, key_at[None], visible[None], batch=query.shape[0])
-        result = attend_terms(
+        folded = fold_terms(terms, query_at - before, key_at[None], visible[None], batch=query.shape[0])
+        out = self.served(
             fold_queries(query, config.block, lead=lead), key_blocks(key, table, config.block),
-            key_blocks(value, table, config.block), folded, backend=config.backend,
+            key_blocks(value, table, config.block), folded, hidden=terms.mask is None and terms.bias is None,
         )  # fmt: skip
-        self.last_choice = result.choice
-        out = unfold_queries(result.out, query.shape[0], queries, lead=lead)
-        return self._with_global_rows(out, query, key, value, terms)
+        out = unfold_queries(out, query.shape[0], queries, lead=lead)
+        # Under causality global rows see global blocks alone, as other rows do.
+        return out if terms.causal else self._with_global_rows(out, query, key, value, terms)
 
     def _with_global_rows(self, out: Tensor, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
-        """The output with the queries of global blocks replaced: they see all keys, or all earlier ones."""
+        """The output with the queries of global blocks replaced: they see all keys."""
         before = key.shape[2] - query.shape[2]
         count = min(max(self._global_tokens - before, 0), query.shape[2])
         if not count:
             return out
         part = slice(0, count)
-        placed = terms.replace(positions=terms.resolved_positions(query.shape[2], key.shape[2], query.device))
-        own = placed.rows(part) if terms.causal else terms.rows(part)
-        first = attend_terms(query[:, :, part], key, value, own, backend=self.config.backend).out
+        first = self.served(query[:, :, part], key, value, terms.rows(part))
         return torch.cat((first, out[:, :, count:]), dim=2)
 
     @property
@@ -135,22 +147,20 @@ class BlockSparse(Attention):
 
     def _check(self, keys: int) -> None:
         layout, block = self.config.layout, self.config.block
-        if layout and not (len(layout) - 1) * block < keys <= len(layout) * block:
+        if layout and keys > len(layout) * block:
             raise InputError(
-                f"block_sparse has a layout of {len(layout)} rows of {block} tokens; it takes more than "
-                f"{(len(layout) - 1) * block} and up to {len(layout) * block} tokens, not {keys}."
+                f"block_sparse has a layout of {len(layout)} rows of {block} tokens; it takes up to "
+                f"{len(layout) * block} tokens, not {keys}."
             )
 
     def _dense(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
         """Every query compared with every key, by their positions."""
         own, other = terms.resolved_positions(query.shape[2], key.shape[2], query.device)
-        block = self.config.block
-        rows = (other.amax() if other.numel() else other.new_zeros(())) // block + 1
-        seen = in_layout(self.config, own[:, :, None] // block, other[:, None] // block, rows, causal=terms.causal)
+        own, other = ((part // self.config.block).long() for part in (own, other))
+        rows = (other.amax() if other.numel() else other.new_zeros(())) + 1
+        seen = in_layout(self.config, own[:, :, None], other[:, None], rows, causal=terms.causal)
         mask = seen[:, None] if terms.mask is None else terms.mask & seen[:, None]
-        result = attend_terms(query, key, value, terms.replace(mask=mask), backend=self.config.backend)
-        self.last_choice = result.choice
-        return result.out
+        return self.served(query, key, value, terms.replace(mask=mask))
 
     def reference(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
         """Dense attention with the layout as a mask, written block by block."""
@@ -162,31 +172,18 @@ class BlockSparse(Attention):
 
     def _masked(self, query: Tensor, key: Tensor, terms: Terms) -> Terms:
         own, other = terms.resolved_positions(query.shape[2], key.shape[2], query.device)
-        last = max(int(other.max()) if other.numel() else 0, int(own.max()) if own.numel() else 0)
-        seen = listed_layout(self.config, last // self.config.block + 1, causal=terms.causal).to(query.device)
-        block = self.config.block
-        mask = seen[(own.clamp(min=0) // block)[:, :, None], (other.clamp(min=0) // block)[:, None]][:, None]
+        own, other = ((part.clamp(min=0) // self.config.block).long() for part in (own, other))
+        last = max((int(part.max()) for part in (own, other) if part.numel()), default=0)
+        seen = listed_layout(self.config, last + 1, causal=terms.causal).to(query.device)
+        mask = seen[own[:, :, None], other[:, None]][:, None]
         return terms.replace(mask=mask if terms.mask is None else mask & terms.mask)
 
-    # -- the compiled kernel -------------------------------------------------------------------------------------------
-
-    def _flex_serves(self, request: AttentionRequest) -> bool:
-        """Whether the compiled block-sparse kernel is asked for and can serve the call."""
-        backend = overridden(self.config.backend)
-        asked = (backend,) if isinstance(backend, str) else backend
-        if request.device_type != "cuda" or request.compiling or not {"auto", "flex"} & set(asked):
-            return False
-        kernel = FlexBackend()
-        return not kernel.refusals(request) and not kernel.probe(request)
-
-    def _flex(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
-        config, keys = self.config, key.shape[2]
-        before, rows = keys - query.shape[2], count_blocks(keys, config.block)
-
-        def visible(own: Tensor, other: Tensor) -> Tensor:
-            return in_layout(config, (own + before) // config.block, other // config.block, rows, causal=terms.causal)
-
-        return run_flex(query, key, value, terms, also=visible)[0]
+    def _kernels(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> tuple[str, ...]:
+        """Backends that skip the blocks outside a layout and can serve the call."""
+        if terms.blocks is None or not terms.blocks.fits(BLOCK):
+            return ()
+        request = describe(query, key, value, terms, lse=False)
+        return able(request, overridden(self.config.backend), ("flex",))
 
 
 block_sparse = implement(

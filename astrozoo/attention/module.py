@@ -309,9 +309,7 @@ class Attention(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
         """The fast path: (batch, head, query, value dim) from projected tensors."""
-        result = attend_terms(query, key, value, terms, backend=self.config.backend)
-        self.last_choice = result.choice
-        return result.out
+        return self.served(query, key, value, terms)
 
     def reference(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
         """What `attend` must equal, as the formula says and without a thought to speed; float64."""
@@ -328,6 +326,22 @@ class Attention(nn.Module):
         return merged
 
     # -- helpers -------------------------------------------------------------------------------------------------------
+
+    def served(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        terms: Terms,
+        *,
+        backend: BackendName | None = None,
+        hidden: bool = False,
+    ) -> Tensor:
+        """The output of `attend_terms`, by default on the backends of the configuration; notes `last_choice`."""
+        asked = self.config.backend if backend is None else backend
+        result = attend_terms(query, key, value, terms, backend=asked, hidden=hidden)
+        self.last_choice = result.choice
+        return result.out
 
     def split(self, tokens: Tensor, heads: int) -> Tensor:
         """(batch, head, token, dim) from (batch, token, head * dim)."""

@@ -25,7 +25,7 @@ class AttentionRequest(NamedTuple):
         head_dim, v_head_dim: Width of a head of queries and keys, and of values.
         heads, kv_heads: Numbers of heads.
         causal, window: As in `Terms`.
-        mask: `Terms.kind()`: `none`, `key`, `segments`, `positions`, `dense` or `bias`.
+        mask: `Terms.kind()`: `none`, `key`, `segments`, `blocks`, `positions`, `dense` or `bias`.
         bias_grad: Whether the bias needs a gradient.
         dropout: Whether weights are dropped.
         grad: Whether gradients will be asked for.

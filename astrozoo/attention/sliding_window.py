@@ -28,8 +28,8 @@ from astrozoo.attention.blocks import (
     unfold_queries,
 )
 from astrozoo.attention.cache import Cache, WindowKVCache
-from astrozoo.attention.choice import BackendName, able, overridden
-from astrozoo.attention.core import attend_terms, hide_unseen
+from astrozoo.attention.choice import able, overridden
+from astrozoo.attention.core import hide_unseen
 from astrozoo.attention.module import Attention, AttentionConfig, Parts, implement
 from astrozoo.attention.reference import dense_attention
 from astrozoo.attention.request import describe
@@ -140,14 +140,14 @@ class SlidingWindow(Attention):
         tokens, keys, window = query.shape[2], key.shape[2], self.config.window
         order = torch.arange(keys, device=query.device)[None]
         if terms.positions is None and keys <= window:
-            return self._served(query, key, value, self._biased(terms, order, order))
+            return self.served(query, key, value, self._biased(terms, order, order))
         if terms.window is not None or tokens <= self.config.block:
-            return self._served(query, key, value, self._compared(terms, *(terms.positions or (order, order))))
+            return self.served(query, key, value, self._compared(terms, *(terms.positions or (order, order))))
         if terms.positions is not None:
             return self._continued(query, key, value, terms)
         kernels = self._kernels(query, key, value, terms)
         if kernels:
-            return self._served(query, key, value, terms.replace(window=window), backend=kernels)
+            return self.served(query, key, value, terms.replace(window=window), backend=kernels)
         return self._blocked(query, key, value, terms, order)
 
     def reference(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
@@ -159,20 +159,6 @@ class SlidingWindow(Attention):
         return super().weights(query, key, value, self._dense(query, key, terms))
 
     # -- ways to compute it --------------------------------------------------------------------------------------------
-
-    def _served(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        terms: Terms,
-        *,
-        backend: BackendName = "",
-        hidden: bool = False,
-    ) -> Tensor:
-        result = attend_terms(query, key, value, terms, backend=backend or self.config.backend, hidden=hidden)
-        self.last_choice = result.choice
-        return result.out
 
     def _kernels(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> tuple[str, ...]:
         """Backends that skip what lies outside the window and can serve the call."""
@@ -260,7 +246,7 @@ class SlidingWindow(Attention):
         folded = fold_terms(terms, query_at, places, visible, batch=batch)
         if bias is not None:
             folded = folded.replace(bias=bias if folded.bias is None else folded.bias + bias)
-        out = self._served(fold_queries(query, block), rows[0], rows[1], folded, hidden=terms.bias is None)
+        out = self.served(fold_queries(query, block), rows[0], rows[1], folded, hidden=terms.bias is None)
         out = unfold_queries(out, batch, tokens)
         if terms.causal or not config.global_tokens:
             return out
@@ -303,7 +289,7 @@ class SlidingWindow(Attention):
             asked = asked.replace(bias=bias.gather(2, index.expand(-1, -1, -1, bias.shape[3])))
         other = positions.expand(len(places), -1)
         asked = self._biased(asked, other[:, cached:].gather(1, places), other)
-        found = self._served(at_places(query, places), key, value, asked).to(out.dtype)
+        found = self.served(at_places(query, places), key, value, asked).to(out.dtype)
         index = places.expand(batch, -1)[:, None, :, None].expand(found.shape)
         found = torch.where(extras.shown[:, None, cached:, None], found, out.gather(2, index))
         return out.scatter(2, index, found)

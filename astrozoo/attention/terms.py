@@ -8,14 +8,44 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from astrozoo.errors import InputError
 
-__all__ = ["Terms", "make_terms"]
+__all__ = ["BlockLayout", "Terms", "make_terms"]
+
+
+class BlockLayout(NamedTuple):
+    """Which blocks of keys each block of queries may see; both count from the first token.
+
+    Attributes:
+        size: Tokens of a block.
+        seen: bool (query block, key block).
+    """
+
+    size: int
+    seen: Tensor
+
+    def visible(self, queries: int, keys: int) -> Tensor:
+        """The same for single tokens: bool (query, key)."""
+        rows = self.seen.repeat_interleave(self.size, dim=0)[:queries]
+        return rows.repeat_interleave(self.size, dim=1)[:, :keys]
+
+    def fits(self, size: int) -> bool:
+        """Whether blocks of `size` tokens hold a whole number of these, or the other way round."""
+        return self.size % size == 0 or size % self.size == 0
+
+    def in_blocks_of(self, size: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Whether any of these, and whether all are seen in each block of `size` tokens that fits: (row, column)."""
+        parts = max(size // self.size, 1)  # of these along one of those
+        seen = BlockLayout(max(self.size // size, 1), self.seen).visible(rows * parts, columns * parts)
+        seen = F.pad(seen, (0, columns * parts - seen.shape[1], 0, rows * parts - seen.shape[0]))
+        seen = seen.unflatten(1, (columns, parts)).unflatten(0, (rows, parts)).transpose(1, 2).flatten(2)
+        return seen.any(dim=2), seen.all(dim=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +61,7 @@ class Terms:
         segments: int (batch | 1, query) and (batch | 1, key); a query sees its own segment only.
         window: A query sees keys less than this many positions away, itself included.
         positions: (batch | 1, query) and (batch | 1, key), where they are not the default.
+        blocks: Blocks that a query may see; for kernels that skip the others.
         geometry: `Grid`, `Graph` or `Points` of the tokens.
         scale: Factor of the logits; None for head_dim ** -0.5.
         dropout: Probability that an attention weight is dropped, 0 outside training.
@@ -44,6 +75,7 @@ class Terms:
     segments: tuple[Tensor, Tensor] | None = None
     window: int | None = None
     positions: tuple[Tensor, Tensor] | None = None
+    blocks: BlockLayout | None = None
     geometry: Any = None
     scale: float | None = None
     dropout: float = 0.0
@@ -70,6 +102,8 @@ class Terms:
             return "dense"
         if self.positions is not None:
             return "positions"
+        if self.blocks is not None:
+            return "blocks"
         if self.segments is not None:
             return "segments"
         return "none" if self.key_mask is None else "key"
@@ -92,6 +126,8 @@ class Terms:
         if self.segments is not None:
             query_segment, key_segment = self.segments
             parts.append((query_segment[:, :, None] == key_segment[:, None, :])[:, None])
+        if self.blocks is not None:
+            parts.append(self.blocks.visible(queries, keys)[None, None])
         if self.causal or self.window is not None:
             query, key = self.resolved_positions(queries, keys, device)
             distance = (query[:, :, None] - key[:, None, :])[:, None]

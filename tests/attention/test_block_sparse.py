@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from astrozoo.attention.block_layout import in_layout, key_table, listed_layout
 from astrozoo.attention.block_sparse import block_sparse
 from astrozoo.attention.flash import flash
+from astrozoo.attention.terms import Terms
 from astrozoo.errors import ConfigError, InputError
 
 RING = tuple(((row - 1) % 6, row, (row + 2) % 6) for row in range(6))
@@ -103,13 +104,28 @@ def test_seed_fixes_the_random_blocks():
     assert per_column.max() < 25
 
 
-@pytest.mark.parametrize("pattern", [name for name in PATTERNS if name != "custom"])  # a layout fixes the length
+@EACH
 @pytest.mark.parametrize("chunks", [[(0, 22)], [(0, 5), (5, 6), (6, 22)], [(i, i + 1) for i in range(22)]], ids=len)
 def test_chunks_of_a_causal_sequence_equal_one_pass(pattern, chunks):
     attention, x = build(pattern), tokens()
     cache = attention.new_cache(2)
     got = [attention(x[:, start:end], causal=True, cache=cache) for start, end in chunks]
     torch.testing.assert_close(torch.cat(got, 1), attention(x, causal=True))
+    static = attention.new_cache(2, max_len=24)
+    got = [attention(x[:, start:end], causal=True, cache=static) for start, end in chunks]
+    torch.testing.assert_close(torch.cat(got, 1), attention(x, causal=True))
+
+
+@EACH
+def test_padding_in_a_cache_is_nothing(pattern):
+    attention, x = build(pattern, rope=True), tokens()
+    whole, cache = attention(x, causal=True), attention.new_cache(2)
+    real = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0, 0, 0]]).bool()
+    first = torch.zeros(2, 8, 16, dtype=torch.float64)
+    first[real] = x[:, :5].flatten(0, 1)
+    got = attention(first, causal=True, cache=cache, key_mask=real)[real].view(2, 5, 16)
+    torch.testing.assert_close(got, whole[:, :5])
+    torch.testing.assert_close(attention(x[:, 5:], causal=True, cache=cache), whole[:, 5:])
 
 
 def test_cost_follows_the_number_of_blocks():
@@ -125,9 +141,59 @@ def test_cost_follows_the_number_of_blocks():
     assert two / none == pytest.approx(3)
 
 
-def test_layout_of_another_length_is_refused():
-    with pytest.raises(InputError, match="more than 20 and up to 24 tokens, not 25"):
-        build("custom")(tokens(25))
+def test_layout_is_for_as_many_tokens_as_it_has_blocks_for_or_fewer():
+    attention, short = build("custom"), tokens(10)
+    torch.testing.assert_close(attention(short), attention.forward_reference(short))
+    with pytest.raises(InputError, match="up to 24 tokens, not 25"):
+        attention(tokens(25))
+
+
+def test_layout_may_be_a_table_of_booleans():
+    seen = torch.zeros(6, 6, dtype=torch.bool)
+    for row, blocks in enumerate(RING):
+        seen[row, list(blocks)] = True
+    assert build("custom", layout=seen).config.layout == tuple(tuple(sorted(row)) for row in RING)
+    with pytest.raises(ConfigError, match="square bool tensor"):
+        build("custom", layout=seen[:3])
+
+
+@pytest.mark.parametrize("hide", ["key_mask", "mask", "bias"])
+def test_nan_in_hidden_keys_reaches_nothing(hide):
+    attention, hidden = build(), torch.zeros(2, 22, dtype=torch.bool)
+    hidden[0, 9] = hidden[1, :3] = True
+    terms = {
+        "key_mask": Terms(key_mask=~hidden),
+        "mask": Terms(mask=~hidden[:, None, None].expand(-1, 1, 22, -1)),
+        "bias": Terms(bias=torch.zeros(2, 1, 22, 22).double().masked_fill(hidden[:, None, None], -torch.inf)),
+    }[hide]
+    found = []
+    for junk in (0.0, torch.nan, torch.inf):
+        heads = [torch.randn(2, count, 22, 4, generator=torch.Generator().manual_seed(count)) for count in (4, 2, 2)]
+        heads[1:] = [part.masked_fill(hidden[:, None, :, None], junk) for part in heads[1:]]
+        leaves = [part.double().requires_grad_() for part in heads]
+        out = attention.attend(*leaves, terms)
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), leaves)])
+    for got in found[1:]:
+        for one, other in zip(got, found[0], strict=True):
+            assert one.isfinite().all()
+            assert torch.equal(one, other)
+
+
+@EACH
+def test_compiles_for_all_lengths_at_once(pattern):
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    attention = build(pattern, dtype=torch.float32, **({"layout": RING * 5} if pattern == "custom" else {}))
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(attention, fullgraph=True, backend=counter)
+    with torch.no_grad():
+        for length in (37, 46, 64, 65, 100):
+            x, key_mask = tokens(length).float(), rand(2, length) > 0.3
+            given = {"causal": True, "key_mask": key_mask}
+            torch.testing.assert_close(compiled(x, **given), attention(x, **given), rtol=1e-4, atol=1e-5)
+    torch._dynamo.reset()
+    assert counter.frame_count <= 3  # the first length, all others, and multiples of a block
 
 
 @pytest.mark.parametrize(

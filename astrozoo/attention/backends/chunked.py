@@ -59,6 +59,9 @@ class ChunkedBackend:
     ) -> tuple[Tensor, Tensor | None]:
         """As `AttentionBackend.run`."""
         queries, keys = query.shape[2], key.shape[2]
+        if terms.blocks is not None:
+            seen = terms.blocks.visible(queries, keys)
+            terms = terms.replace(blocks=None, mask=seen[None, None] if terms.mask is None else terms.mask & seen)
         if terms.causal or terms.window is not None:
             terms = terms.replace(positions=terms.resolved_positions(queries, keys, query.device))
         outs: list[Tensor] = []
