@@ -146,7 +146,8 @@ def attentions_page(specs: Sequence[AttentionSpec]) -> str:
         lines += [f"- {spec.paper}", ""] if spec.paper else [""]
         config = registry.load_attention(spec.name).config
         if config is not None:
-            lines += ["```{eval-rst}", f".. autoclass:: {config.__module__}.{config.__qualname__}", "   :noindex:", "```", ""]
+            where = f"{config.__module__}.{config.__qualname__}"
+            lines += ["```{eval-rst}", f".. autoclass:: {where}", "   :noindex:", "```", ""]
     return "\n".join(lines)
 
 
