@@ -21,6 +21,7 @@ from astrozoo.attention.terms import Terms
 __all__ = ["BLOCK", "FlexBackend", "block_mask", "compiled_flex", "run_flex"]
 
 BLOCK = 128  # tokens of the blocks that are computed or skipped as a whole
+KINDS = 128  # of calls that the kernel is compiled for in one process
 _HEAD_DIMS = (16, 32, 64, 128, 256)  # others fail to compile or are slow in its Triton templates
 
 
@@ -107,10 +108,23 @@ def run_flex(
 
 @functools.cache
 def compiled_flex() -> Callable[..., Any]:
-    """FlexAttention, compiled for any length: a fixed length would compile anew for each, and give up after eight."""
+    """FlexAttention, compiled for any length: a fixed length would compile anew for each.
+
+    Widths, masks and gradients are kinds of their own; where there are more than PyTorch's limit it would run
+    uncompiled and slow without a word. Here the limit is higher, and reaching it is an error.
+    """
+    from torch._dynamo import config
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    compiled = torch.compile(flex_attention, dynamic=True)
+
+    def run(*args: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling():  # a part of the graph that is traced
+            return flex_attention(*args, **options)
+        with config.patch(recompile_limit=KINDS, fail_on_recompile_limit_hit=True):
+            return compiled(*args, **options)
+
+    return run
 
 
 def block_mask(terms: Terms, batch: int, queries: int, keys: int, device: torch.device) -> Any:
