@@ -14,6 +14,7 @@ from astrozoo.testing import (
     attention_checks,
     check_attention,
 )
+from astrozoo.testing.attention.subject import AttentionSubject
 
 BUGS = r"- \w+: (AttributeError|ImportError|KeyError|NameError)"  # of a mutant broken in another way than it says
 
@@ -73,6 +74,28 @@ def test_a_report_names_every_failure():
     with pytest.raises(ConformanceError, match="broken does not keep the attention contract") as caught:
         report.raise_for_failures()
     assert [line.split(":")[0] for line in str(caught.value).splitlines()[1:]] == ["- value", "- gradients"]
+
+
+def test_options_choose_the_instance_that_is_checked():
+    class WrongWithTwoKeyHeads(Flash):
+        def attend(self, query, key, value, terms):
+            return super().attend(query, key, value, terms) * (2 if self.config.num_kv_heads == 2 else 1)
+
+    broken = flash_like(WrongWithTwoKeyHeads)
+    assert check_attention(broken, checks=["value"]).ok
+    assert not check_attention(broken, checks=["value"], options={"num_kv_heads": 2}, raise_on_failure=False).ok
+
+
+def test_an_alias_is_checked_with_what_it_presets():
+    subject = AttentionSubject("multi_query")
+    assert subject.build().config.num_kv_heads == 1
+    assert check_attention("multi_query", checks=["names", "value", "spec_is_true"]).ok
+
+
+def test_an_alias_that_takes_no_points_is_checked_without():
+    assert AttentionSubject("metric_bias").case().geometry is not None
+    assert AttentionSubject("alibi").case().geometry is None
+    assert check_attention("alibi", checks=["value", "spec_is_true", "causal", "cache"]).ok
 
 
 def test_an_unknown_check_offers_the_near_ones():

@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from astrozoo.testing.attention.subject import HEADS, AttentionSubject, agree, distance, equals_reference
+from astrozoo.testing.attention.cases import agree, distance, equals_reference
+from astrozoo.testing.attention.subject import HEADS, AttentionSubject
 from astrozoo.testing.report import NotApplicable, require
 
 __all__: list[str] = []

@@ -12,7 +12,8 @@ from torch import Tensor
 from astrozoo.attention import Attention, KVCache, Points
 from astrozoo.attention.cache import Cache, LatentCache, StateCache, WindowKVCache
 from astrozoo.errors import InputError
-from astrozoo.testing.attention.subject import AttentionSubject, Case, agree, one_line
+from astrozoo.testing.attention.cases import Case, agree, one_line
+from astrozoo.testing.attention.subject import AttentionSubject
 from astrozoo.testing.report import ConformanceError, NotApplicable, require
 
 __all__: list[str] = []

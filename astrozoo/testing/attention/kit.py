@@ -68,6 +68,7 @@ ATTENTION_CHECKS: Mapping[str, Check] = {
 def check_attention(
     attention: str | AttentionImplementation,
     *,
+    options: Mapping[str, Any] | None = None,
     checks: Iterable[str] | None = None,
     raise_on_failure: bool = True,
 ) -> Report:
@@ -78,6 +79,7 @@ def check_attention(
 
     Args:
         attention: A registered name or alias, or an `AttentionImplementation` that is not registered yet.
+        options: Of the small instance that is checked, in the place of those of its example.
         checks: Names from `ATTENTION_CHECKS`; default all.
         raise_on_failure: Raise instead of returning a report with failures.
 
@@ -85,7 +87,7 @@ def check_attention(
         ConformanceError: A check failed; the message lists all that did.
         ConfigError: `checks` names one that does not exist.
     """
-    subject = AttentionSubject(attention)
+    subject = AttentionSubject(attention, options)
     report = Report(subject.name, tuple(_run(subject, name) for name in checks or ATTENTION_CHECKS), "attention")
     if raise_on_failure:
         report.raise_for_failures()

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from astrozoo.attention import Attention
 from astrozoo.errors import InputError
-from astrozoo.testing.attention.subject import AttentionSubject, Case, agree, distance, equals_reference, influence
+from astrozoo.testing.attention.cases import Case, agree, distance, equals_reference, influence
+from astrozoo.testing.attention.subject import AttentionSubject
 from astrozoo.testing.report import ConformanceError, NotApplicable, require
 
 __all__: list[str] = []
@@ -38,7 +39,7 @@ def key_mask_content(subject: AttentionSubject) -> None:
             require(not bool(lost.any()), f"{case.label} {order}: a real key has no influence once others are masked")
             every = torch.ones_like(key_mask)
             agree(case(attention, **order, key_mask=every), case(attention, **order), f"{case.label}: all keys real")
-            if case.geometry is None:
+            if case.geometry is None and (case.context is None or subject.movable):
                 _padding_is_nothing(attention, case, order)
 
 

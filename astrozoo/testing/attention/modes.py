@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from astrozoo.attention import Attention, Graph, Points
-from astrozoo.testing.attention.subject import AttentionSubject, Case, agree, distance
+from astrozoo.testing.attention.cases import Case, agree, distance
+from astrozoo.testing.attention.subject import AttentionSubject
 from astrozoo.testing.report import NotApplicable, require
 
 __all__: list[str] = []

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from astrozoo.attention import Attention, use_backend
-from astrozoo.testing.attention.subject import AttentionSubject, Case, agree, distance
+from astrozoo.testing.attention.cases import Case, agree, distance
+from astrozoo.testing.attention.subject import AttentionSubject
 from astrozoo.testing.report import require
 
 __all__: list[str] = []

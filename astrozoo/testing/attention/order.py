@@ -6,7 +6,8 @@ import torch
 
 from astrozoo.attention import Grid
 from astrozoo.errors import UnsupportedArgument
-from astrozoo.testing.attention.subject import AttentionSubject, Case, agree, distance, equals_reference, influence
+from astrozoo.testing.attention.cases import Case, agree, distance, equals_reference, influence
+from astrozoo.testing.attention.subject import AttentionSubject
 from astrozoo.testing.report import NotApplicable, require
 
 __all__: list[str] = []

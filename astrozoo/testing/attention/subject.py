@@ -2,109 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from astrozoo.attention import Attention, Graph, Grid, Points
-from astrozoo.errors import ConfigError, UnsupportedArgument
+from astrozoo.attention import Attention, Grid, Points
+from astrozoo.errors import ConfigError, InputError, UnsupportedArgument
 from astrozoo.registry.family import AttentionImplementation
 from astrozoo.registry.spec import AttentionSpec
+from astrozoo.testing.attention.cases import Case, in_batch, moved, one_line
 from astrozoo.testing.report import ConformanceError, NotApplicable, require
 
-__all__ = ["DIM", "HEADS", "AttentionSubject", "Case", "agree", "distance", "equals_reference", "influence", "one_line"]
+__all__ = ["DIM", "HEADS", "MASKS", "AttentionSubject"]
 
 DIM, HEADS = 32, 4  # of the small instance
 MASKS = ("mask", "key_mask", "bias", "segments")
 
 
-@dataclass(frozen=True)
-class Case:
-    """Tokens to attend with.
+class AttentionSubject:
+    """A registered name or alias, or an `AttentionImplementation` that no distribution offers (yet).
 
-    Attributes:
-        label: Words for messages.
-        x: float (batch, query, dim).
-        context: float (batch, key, dim), or None where the tokens attend to themselves.
-        geometry: What the attention needs to know of where they lie.
+    Args:
+        attention: Which.
+        options: Of the small instance, in the place of those of the example.
     """
 
-    label: str
-    x: Tensor
-    context: Tensor | None = None
-    geometry: Any = None
-
-    @property
-    def source(self) -> Tensor:
-        """The tokens that give keys and values."""
-        return self.x if self.context is None else self.context
-
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        """Numbers of rows, queries and keys."""
-        return self.x.shape[0], self.x.shape[1], self.source.shape[1]
-
-    def __call__(self, attention: Callable[..., Tensor], **terms: Any) -> Tensor:
-        """(batch, query, dim) from the fast path."""
-        return attention(self.x, self.context, **self._terms(terms))
-
-    def reference(self, attention: Attention, **terms: Any) -> Tensor:
-        """(batch, query, dim) from the readable path."""
-        return attention.forward_reference(self.x, self.context, **self._terms(terms))
-
-    def looking(self, attention: Attention, want: str, **terms: Any) -> tuple[Tensor, Tensor]:
-        """The output, and one of `weights`, `lse`, `heads`."""
-        y, found = attention.forward_with(self.x, self.context, want=(want,), **self._terms(terms))
-        return y, found[want]
-
-    def with_source(self, source: Tensor) -> Case:
-        """The same with other tokens to attend to."""
-        return self.replace(x=source) if self.context is None else self.replace(context=source)
-
-    def replace(self, **changes: Any) -> Case:
-        """A copy with some attributes changed."""
-        return dataclasses.replace(self, **changes)
-
-    def rows(self, chosen: slice) -> Case:
-        """Some rows of the batch, all of which lie alike; not for graphs, whose nodes are numbered through it."""
-        return self.replace(x=self.x[chosen], context=None if self.context is None else self.context[chosen])
-
-    def keys_at(self, index: Tensor) -> Case:
-        """Some of the tokens attended to, in the order of `index`, with the points where they lie."""
-        if self.context is None:
-            return self.replace(x=self.x[:, index], geometry=_points_at(self.geometry, index))
-        pair = self.geometry and (self.geometry[0], _points_at(self.geometry[1], index))
-        return self.replace(context=self.context[:, index], geometry=pair)
-
-    def queries_at(self, index: Tensor) -> Case:
-        """Some of the tokens as queries, with all as their context."""
-        own = self.geometry[0] if isinstance(self.geometry, tuple) else self.geometry
-        other = self.geometry[1] if isinstance(self.geometry, tuple) else self.geometry
-        pair = own and (_points_at(own, index), other)
-        return self.replace(x=self.x[:, index], context=self.source, geometry=pair)
-
-    def leaves(self) -> Case:
-        """A copy whose tokens collect gradients."""
-        context = None if self.context is None else self.context.detach().clone().requires_grad_()
-        return self.replace(x=self.x.detach().clone().requires_grad_(), context=context)
-
-    def to(self, target: torch.device | torch.dtype | str) -> Case:
-        """On another device, or with floating tensors of another dtype; the geometry too."""
-        context = None if self.context is None else self.context.to(target)
-        return self.replace(x=self.x.to(target), context=context, geometry=_moved(self.geometry, target))
-
-    def _terms(self, terms: Mapping[str, Any]) -> dict[str, Any]:
-        return {**({} if self.geometry is None else {"geometry": self.geometry}), **terms}
-
-
-class AttentionSubject:
-    """A registered name or alias, or an `AttentionImplementation` that no distribution offers (yet)."""
-
-    def __init__(self, attention: str | AttentionImplementation) -> None:
+    def __init__(self, attention: str | AttentionImplementation, options: Mapping[str, Any] | None = None) -> None:
         self.preset: Mapping[str, Any] = {}
         if isinstance(attention, AttentionImplementation):
             self.name, self.implementation, self.registered = attention.spec.name, attention, False
@@ -113,6 +38,7 @@ class AttentionSubject:
 
             self.name, self.implementation, self.registered = attention, registry.load_attention(attention), True
             self.preset = self.implementation.aliases.get(attention, {})
+        self.preset = {**self.implementation.example, **self.preset, **(options or {})}
 
     @property
     def spec(self) -> AttentionSpec:
@@ -137,7 +63,7 @@ class AttentionSubject:
     def options(self, **options: Any) -> dict[str, Any]:
         """Options of the small instance."""
         common = {"dim": DIM, "num_heads": HEADS, "dtype": torch.float64}
-        return {**common, **self.preset, **self.implementation.example, **options}
+        return {**common, **self.preset, **options}
 
     def build_or_refusal(self, **options: Any) -> Attention | None:
         """A small instance, or None where it refuses an option by name: what is neither refused nor honoured fails."""
@@ -188,9 +114,9 @@ class AttentionSubject:
     def geometry(self, tokens: int, batch: int, dtype: torch.dtype = torch.float64) -> Any:
         """Where `tokens` tokens lie in each of `batch` rows; None where it takes no geometry."""
         make = self.implementation.example_geometry
-        if make is None or tokens == 0:
+        if make is None or tokens == 0 or not self.placed:
             return None
-        return _moved(_in_batch(make(tokens), tokens, batch), dtype)
+        return moved(in_batch(make(tokens), tokens, batch), dtype)
 
     def terms(self, case: Case, *names: str, seed: int = 5) -> dict[str, Any]:
         """Random masks of the kinds that are named. No row is left without a key, and the first key is always real."""
@@ -219,8 +145,23 @@ class AttentionSubject:
 
     @property
     def movable(self) -> bool:
-        """Whether tokens may be taken in any number and order: no grid or graph holds them."""
-        return self.spec.geometry in (None, "points")
+        """Whether tokens may be taken in any number and order: no grid, graph or position holds them."""
+        free = self.spec.geometry is None or (self.spec.geometry == "points" and self.placed)
+        return free and not self.preset.get("rope")
+
+    @functools.cached_property
+    def placed(self) -> bool:
+        """Whether it takes the geometry of the example: some options (`alibi`) do without one that others take."""
+        make = self.implementation.example_geometry
+        if make is None or self.spec.needs_geometry:
+            return make is not None
+        case = Case("geometry", torch.zeros(1, 6, DIM, dtype=torch.float64), geometry=moved(make(6), torch.float64))
+        case = case.replace(context=case.x) if self.spec.needs_context else case
+        try:
+            case(self.build())
+        except InputError:
+            return False
+        return True
 
     def orders(self) -> list[dict[str, bool]]:
         """The values of `causal` to be tried."""
@@ -269,87 +210,3 @@ class AttentionSubject:
         case = self.case(6, 6)
         self.must_refuse("context", lambda: case(self.build()))
         raise NotApplicable("it declares no context, and refuses it")
-
-
-def _points_at(geometry: Any, index: Tensor) -> Any:
-    if geometry is None:
-        return None
-    weights = geometry.weights
-    return dataclasses.replace(
-        geometry, coords=geometry.coords[:, index], weights=None if weights is None else weights[:, index]
-    )
-
-
-def _moved(geometry: Any, target: torch.device | torch.dtype | str) -> Any:
-    if isinstance(geometry, tuple):
-        return tuple(_moved(part, target) for part in geometry)
-    if not isinstance(geometry, Graph | Points):
-        return geometry
-    tensors = {name: item for name, item in vars(geometry).items() if isinstance(item, Tensor)}
-    moved = {
-        name: item.to(target)
-        for name, item in tensors.items()
-        if item.is_floating_point() or not isinstance(target, torch.dtype)
-    }
-    return dataclasses.replace(geometry, **moved)  # type: ignore[arg-type]  # fields of either
-
-
-def _in_batch(geometry: Any, tokens: int, batch: int) -> Any:
-    """The geometry of one row, for a batch of rows alike: a graph has nodes of its own in each."""
-    if not isinstance(geometry, Graph) or geometry.shared:
-        return geometry
-    first = torch.arange(batch).repeat_interleave(geometry.edge_index.shape[1]) * tokens
-    changes: dict[str, Any] = {"edge_index": geometry.edge_index.repeat(1, batch) + first}
-    for name in ("edge_bias", "edge_features", "edge_distance"):
-        item = getattr(geometry, name)
-        changes[name] = None if item is None else item.repeat(batch, *[1] * (item.dim() - 1))
-    return dataclasses.replace(geometry, **changes)
-
-
-def distance(got: Tensor, expected: Tensor) -> float:
-    """Norm of the difference relative to the norm of what is expected; infinite where anything is not finite."""
-    difference = (got.double() - expected.double()).norm()
-    error = (difference / expected.double().norm().clamp_min(1e-12)).item()
-    return error if error == error else float("inf")
-
-
-def agree(got: Tensor, expected: Tensor, what: str, tolerance: float = 1e-10) -> None:
-    """Fail with `what` unless two tensors have one shape and differ by less than `tolerance` relative to their norm."""
-    require(got.shape == expected.shape, f"{what}: shape {tuple(got.shape)}, expected {tuple(expected.shape)}")
-    error = distance(got, expected)
-    require(error <= tolerance, f"{what}: relative error {error:.1e}, allowed {tolerance:.0e}")
-
-
-def equals_reference(attention: Attention, case: Case, what: str, **terms: Any) -> None:
-    """Fail with `what` unless the fast path gives what the readable one gives."""
-    with torch.no_grad():
-        expected = case.reference(attention, **terms)
-        require(bool(torch.isfinite(expected).all()), f"{what}: the reference is not finite")
-        agree(case(attention, **terms), expected, what)
-
-
-def influence(
-    attention: Attention, case: Case, terms: Mapping[str, Any] | None = None, *, through: str = "source"
-) -> Tensor:
-    """How strongly each token moves each output: (batch, query, token), norms of a random projection's gradients.
-
-    Args:
-        attention: In float64.
-        case: Few tokens: one backward pass is taken for each query.
-        terms: Of the call.
-        through: `source`, the tokens attended to, or `x`.
-    """
-    case = case.leaves()
-    y = case(attention, **(terms or {}))
-    probe = torch.randn(y.shape[-1], generator=torch.Generator().manual_seed(7), dtype=y.dtype)
-    leaf = case.source if through == "source" else case.x
-    rows = [
-        torch.autograd.grad((y[:, query] @ probe).sum(), leaf, retain_graph=True)[0].norm(dim=-1)
-        for query in range(y.shape[1])
-    ]
-    return torch.stack(rows, dim=1)
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return next(iter(str(error).strip().splitlines()), "")

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from astrozoo.attention import Attention, use_backend
-from astrozoo.testing.attention.subject import AttentionSubject, agree, one_line
+from astrozoo.testing.attention.cases import agree, one_line
+from astrozoo.testing.attention.subject import AttentionSubject
 from astrozoo.testing.report import ConformanceError, require
 
 __all__: list[str] = []

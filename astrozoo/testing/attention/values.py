@@ -8,14 +8,8 @@ import torch
 from torch import Tensor
 
 from astrozoo.attention import Attention
-from astrozoo.testing.attention.subject import (
-    HEADS,
-    AttentionSubject,
-    agree,
-    distance,
-    equals_reference,
-    influence,
-)
+from astrozoo.testing.attention.cases import agree, distance, equals_reference, influence
+from astrozoo.testing.attention.subject import HEADS, AttentionSubject
 from astrozoo.testing.report import NotApplicable, require
 
 __all__: list[str] = []

@@ -3,11 +3,13 @@
 registry   how a mutant is made, and the list of all
 terms      masks, biases, segments, causality
 numbers    scale, heads, gradients, dropout, dtypes
-conduct    state, backends, caches, compilation, saving, claims
+caches     what earlier tokens left behind
+kernels    backends
+conduct    state, compilation, saving, claims
 kinds      mutants of attentions other than flash
 """
 
-from attention_mutants import conduct, kinds, numbers, terms  # noqa: F401  # each adds to MUTANTS
+from attention_mutants import caches, conduct, kernels, kinds, numbers, terms  # noqa: F401  # each adds to MUTANTS
 from attention_mutants.registry import MUTANTS, flash_like
 
 __all__ = ["MUTANTS", "flash_like"]
