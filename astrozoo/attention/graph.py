@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from astrozoo.attention.choice import names_of, overridden
 from astrozoo.attention.core import attend_terms
 from astrozoo.attention.edge_products import edge_products, edge_sums
 from astrozoo.attention.edges import (
@@ -31,7 +32,7 @@ from astrozoo.attention.geometry import Graph
 from astrozoo.attention.graph_reference import NodeRule, attend_by_node
 from astrozoo.attention.module import Attention, AttentionConfig, Parts, implement
 from astrozoo.attention.terms import Terms
-from astrozoo.errors import InputError
+from astrozoo.errors import BackendRefused, InputError
 from astrozoo.nn.checks import at_least, between, one_of
 from astrozoo.nn.precision import full_precision
 from astrozoo.registry.spec import Paper
@@ -129,6 +130,7 @@ class GraphAttention(Attention):
             result = attend_terms(query, key, value, terms, backend=self.config.backend)
             self.last_choice = result.choice
             return result.out
+        self._check_unforced()
         self.last_choice = None
         with full_precision(query):
             out = self._sparse(query.to(inner), key.to(inner), value.to(inner), bias, edges, terms)
@@ -140,7 +142,22 @@ class GraphAttention(Attention):
             loops=self.config.self_loops,
         )  # fmt: skip
 
+    def _check_unforced(self) -> None:
+        """A forced backend is a kernel on all pairs: along the edges it cannot run.
+
+        Raises:
+            BackendRefused: One is forced.
+        """
+        if self.config.backend != "auto":
+            names = ", ".join(names_of(self.config.backend))
+            raise BackendRefused(
+                f"No attention backend of those asked for ({names}) works along the edges of a graph. Leave backend at "
+                "'auto', or choose path='dense' with the score 'dot'."
+            )
+
     def _dense(self, edges: Edges) -> bool:
+        if overridden(self.config.backend) != "auto" and self.config.path == "auto" and self.config.score == "dot":
+            return True  # a forced backend is a kernel on all pairs
         if self.config.path != "auto" or self.config.score != "dot":
             return bool(self.config.path == "dense")
         pairs = edges.targets * edges.sources * (1 if edges.shared else edges.batch)

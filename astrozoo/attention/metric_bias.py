@@ -104,7 +104,7 @@ class MetricBias(Attention):
         if config.slopes == "learned":
             self.raw_slopes = nn.Parameter(numbers)
         else:
-            self.register_buffer("fixed_slopes", numbers, persistent=False)
+            self.register_buffer("fixed_slopes", numbers)
 
     def reset_parameters(self) -> None:
         """As `Attention.reset_parameters`, and the slopes as they are configured."""

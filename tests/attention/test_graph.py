@@ -513,3 +513,13 @@ class TestProductsAlongEdges:
         with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda x: x):
             edge_sums(edge_products(own, other, target, source), other, target, source, 5)
         assert all(len(shape) < 5 or shape[0] != 20 for shape in kept)
+
+
+def test_forced_backend_along_the_edges_is_an_error_and_on_all_pairs_it_runs():
+    x, index = torch.randn(1, 5, 16), torch.tensor([[0, 1, 2], [1, 2, 3]])
+    for options in ({"path": "sparse"}, {"score": "additive"}):
+        with pytest.raises(BackendRefused, match="works along the edges of a graph"):
+            graph.build(dim=16, num_heads=2, backend="math", **options)(x, geometry=Graph(index))
+    attention = graph.build(dim=16, num_heads=2, backend="math")
+    attention(x, geometry=Graph(index))
+    assert attention.last_choice.backend == "math"
