@@ -54,7 +54,8 @@ def sliding_axis(
     key = first[:, None] + torch.arange(halo, device=device) - lead
     reach = torch.arange(halo, device=device) - lead - slot[:, None]
     cell = torch.arange(cells, device=device)
-    home = torch.stack((cell // tile, cell - first[cell // tile]))
+    number = _whole(cell, tile)
+    home = torch.stack((number, cell - (number * tile).clamp(max=last)))
     if periodic:
         seen = (reach + before) % cells < kernel
         visible = None if kernel == cells else seen[None]
@@ -101,8 +102,17 @@ def window_axis(
     if causal:
         earlier = (reach <= 0)[None]
         visible = earlier if visible is None else visible & earlier
-    home = torch.stack((at // window, at % window))
+    home = torch.stack((_whole(at, window), at % window))
     return AxisTiles(member, member, _shortest(reach, cells) if periodic else reach, visible, home)
+
+
+def _whole(cell: Tensor, size: int) -> Tensor:
+    """How often `size` goes into `cell`, which is not negative.
+
+    Not by `//`: floor division of a range by a power of two leaves the compiler of PyTorch 2.11 to 2.15 for CPUs with
+    whatever was in memory in its last elements.
+    """
+    return torch.div(cell, size, rounding_mode="trunc")
 
 
 def _shortest(reach: Tensor, cells: int) -> Tensor:

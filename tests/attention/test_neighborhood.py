@@ -343,12 +343,21 @@ def test_sizes_under_compilation_share_graphs(options, grid):
     assert counter.frame_count <= 5  # one tile or several along each axis, the last full or not
 
 
-def test_compiled_kernels_give_the_same():
+@pytest.mark.parametrize(
+    ("options", "grid"),
+    [
+        ({"kernel": 9}, Grid((300,))),
+        ({"kernel": (3, 3), "relative_bias": True}, Grid((19, 20), (False, True))),
+        ({"kernel": 64, "mode": "shifted", "shift": 32}, Grid((300,), (True,))),
+    ],
+    ids=["line", "bias", "shifted"],
+)
+def test_compiled_kernels_give_the_same(options, grid):
     torch._dynamo.reset()
-    attention = neighborhood.build(dim=16, num_heads=2, kernel=(3, 3), relative_bias=True)
+    attention = neighborhood.build(dim=16, num_heads=2, **options)
     compiled = torch.compile(attention, fullgraph=True)
-    x = torch.randn(2, 20 * 20, 16)
-    torch.testing.assert_close(compiled(x, geometry=Grid((20, 20))), attention(x, geometry=Grid((20, 20))))
+    x = torch.randn(2, len(grid), 16)
+    torch.testing.assert_close(compiled(x, geometry=grid), attention(x, geometry=grid))
 
 
 @pytest.mark.parametrize(
