@@ -95,32 +95,27 @@ class MetricBias(Attention):
     """softmax(scale q k' - slope distance / length_scale + log weight) v; without geometry, by token numbers."""
 
     raw_slopes: Tensor  # before softplus, where they are learned
-    fixed_slopes: Tensor  # where they are not
 
     def make_projections(self, config: Any, *, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """As `Attention.make_projections`, and the slopes."""
         super().make_projections(config, device=device, dtype=dtype)
-        numbers = torch.empty(config.num_heads, device=device, dtype=dtype)
         if config.slopes == "learned":
-            self.raw_slopes = nn.Parameter(numbers)
-        else:
-            self.register_buffer("fixed_slopes", numbers)
+            self.raw_slopes = nn.Parameter(torch.empty(config.num_heads, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
         """As `Attention.reset_parameters`, and the slopes as they are configured."""
         super().reset_parameters()
-        slopes = torch.tensor(self.config.initial_slopes, dtype=torch.float64)
-        with torch.no_grad():
-            if self.config.slopes == "learned":
+        if self.config.slopes == "learned":
+            slopes = torch.tensor(self.config.initial_slopes, dtype=torch.float64)
+            with torch.no_grad():
                 self.raw_slopes.copy_(slopes.expm1().log())
-            else:
-                self.fixed_slopes.copy_(slopes)
 
     def slopes(self) -> Tensor:
         """Slope of each head (head,), at least in float32."""
-        raw = self.raw_slopes if self.config.slopes == "learned" else self.fixed_slopes
-        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        return F.softplus(raw) if self.config.slopes == "learned" else raw
+        device, dtype = self.query.weight.device, torch.promote_types(self.query.weight.dtype, torch.float32)
+        if self.config.slopes == "learned":
+            return F.softplus(self.raw_slopes.to(dtype))
+        return torch.tensor(self.config.initial_slopes, device=device, dtype=dtype)
 
     def new_cache(
         self,
