@@ -156,7 +156,7 @@ class BlockSparse(Attention):
     def _dense(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
         """Every query compared with every key, by their positions."""
         own, other = terms.resolved_positions(query.shape[2], key.shape[2], query.device)
-        # Not by `//`, which PyTorch's compiler for CPUs gets wrong for a range (see tiling.py). Before 0 is only padding.
+        # Not by `//`, which PyTorch's compiler for CPUs gets wrong for a range (see tiling.py). Below 0 is padding.
         own, other = (torch.div(part, self.config.block, rounding_mode="trunc").long() for part in (own, other))
         rows = (other.amax() if other.numel() else other.new_zeros(())) + 1
         seen = in_layout(self.config, own[:, :, None], other[:, None], rows, causal=terms.causal)
