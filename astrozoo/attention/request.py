@@ -23,7 +23,7 @@ class AttentionRequest(NamedTuple):
         single: Whether there is one query.
         empty: Whether any length is zero.
         head_dim, v_head_dim: Width of a head of queries and keys, and of values.
-        heads, kv_heads: Numbers of heads.
+        heads, kv_heads: Numbers of heads; None under torch.compile, where folding may leave them symbols.
         causal, window: As in `Terms`.
         mask: `Terms.kind()`: `none`, `key`, `segments`, `blocks`, `positions`, `dense` or `bias`.
         bias_grad: Whether the bias needs a gradient.
@@ -43,8 +43,8 @@ class AttentionRequest(NamedTuple):
     empty: bool
     head_dim: int
     v_head_dim: int
-    heads: int
-    kv_heads: int
+    heads: int | None
+    kv_heads: int | None
     causal: bool
     window: int | None
     mask: str
@@ -87,8 +87,8 @@ def describe(query: Tensor, key: Tensor, value: Tensor, terms: Terms, *, lse: bo
         empty=_decided(queries == 0 or keys == 0 or query.shape[0] == 0),
         head_dim=query.shape[3],
         v_head_dim=value.shape[3],
-        heads=query.shape[1],
-        kv_heads=key.shape[1],
+        heads=None if compiling else query.shape[1],
+        kv_heads=None if compiling else key.shape[1],
         causal=terms.causal,
         window=terms.window,
         mask=terms.kind(),

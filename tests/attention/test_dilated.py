@@ -79,3 +79,12 @@ def test_cost_is_linear_in_the_length():
 def test_branches_that_cannot_be_are_refused(segments, dilations):
     with pytest.raises(ConfigError):
         build(segments, dilations)
+
+
+def test_segments_longer_than_the_sequence_compile_for_several_lengths():
+    torch._dynamo.reset()
+    attention = dilated.build(dim=16, num_heads=2, causal=True)
+    compiled = torch.compile(attention, fullgraph=True, backend="eager")
+    for length in (30, 51, 70):
+        x = torch.randn(1, length, 16)
+        torch.testing.assert_close(compiled(x), attention(x))
