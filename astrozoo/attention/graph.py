@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from astrozoo.attention.choice import names_of, overridden
+from astrozoo.attention.choice import names_of
 from astrozoo.attention.core import attend_terms
 from astrozoo.attention.edge_products import edge_products, edge_sums
 from astrozoo.attention.edges import (
@@ -156,7 +156,7 @@ class GraphAttention(Attention):
             )
 
     def _dense(self, edges: Edges) -> bool:
-        if overridden(self.config.backend) != "auto" and self.config.path == "auto" and self.config.score == "dot":
+        if self.config.backend != "auto" and self.config.path == "auto" and self.config.score == "dot":
             return True  # a forced backend is a kernel on all pairs
         if self.config.path != "auto" or self.config.score != "dot":
             return bool(self.config.path == "dense")
