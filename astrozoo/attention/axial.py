@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from astrozoo.attention.cache import Cache, KVCache, StaticKVCache
-from astrozoo.attention.core import attend_terms
 from astrozoo.attention.frames import HeldFrames, frame_positions, remember_frames
 from astrozoo.attention.grids import GridAttention, from_lines, grid_of, square_grid, to_lines, token_lines
 from astrozoo.attention.module import AttentionConfig, Parts, implement
@@ -191,9 +190,7 @@ class Axial(GridAttention):
         line_terms = Terms(
             causal=terms.causal, key_mask=mask, positions=positions, scale=terms.scale, dropout=terms.dropout
         )
-        result = attend_terms(lines, keys, values, line_terms, backend=self.config.backend)
-        self.last_choice = result.choice
-        return from_lines(result.out, shape, axis)
+        return from_lines(self.served(lines, keys, values, line_terms), shape, axis)
 
     def _order(self, shape: tuple[int, ...]) -> list[int]:
         if self.config.axes is None:

@@ -22,7 +22,7 @@ from astrozoo import registry
 from astrozoo.attention.backends.chunked import ChunkedBackend
 from astrozoo.attention.backends.flex import FlexBackend
 from astrozoo.attention.backends.math import MathBackend
-from astrozoo.attention.backends.sdpa import SdpaBackend
+from astrozoo.attention.backends.sdpa import KERNELS, SdpaBackend
 from astrozoo.attention.request import AttentionRequest
 from astrozoo.errors import AttentionFallbackWarning, BackendRefused, ConfigError
 from astrozoo.registry.hookspecs import AttentionBackend as Backend
@@ -112,7 +112,7 @@ def names_of(backend: BackendName) -> tuple[str, ...]:
     names = (backend,) if isinstance(backend, str) else tuple(backend)
     known = ["auto", *backends()]
     for name in names:
-        if name in known or (name.startswith("sdpa:") and f"{name[5:].upper()}_ATTENTION" in _SDPA_KERNELS):
+        if name in known or (name.startswith("sdpa:") and f"{name[5:].upper()}_ATTENTION" in KERNELS):
             continue
         for distribution, offered in ATTENTION_BACKENDS.items():
             if name in offered:
@@ -123,9 +123,6 @@ def names_of(backend: BackendName) -> tuple[str, ...]:
             f"There is no attention backend {name!r}.{suggest(str(name), known)} Known: {', '.join(known)}."
         )
     return names
-
-
-_SDPA_KERNELS = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION")
 
 
 def resolve(request: AttentionRequest, backend: BackendName) -> tuple[Backend, BackendChoice]:

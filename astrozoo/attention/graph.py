@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from astrozoo.attention.choice import names_of
-from astrozoo.attention.core import attend_terms
 from astrozoo.attention.edge_products import edge_products, edge_sums
 from astrozoo.attention.edges import (
     Edges,
@@ -127,9 +126,7 @@ class GraphAttention(Attention):
         bias = self._biases(terms.geometry, edges, inner)
         if self._dense(edges):
             terms = terms.replace(bias=dense_bias(bias, edges, inner), geometry=None)
-            result = attend_terms(query, key, value, terms, backend=self.config.backend)
-            self.last_choice = result.choice
-            return result.out
+            return self.served(query, key, value, terms)
         self._check_unforced()
         self.last_choice = None
         with full_precision(query):

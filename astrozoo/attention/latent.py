@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from astrozoo.attention.backends.base import scale_of
 from astrozoo.attention.cache import LatentCache, StaticKVCache
-from astrozoo.attention.core import attend_terms
 from astrozoo.attention.module import Attention, AttentionConfig, Parts, implement
 from astrozoo.attention.reference import Dense, dense_attention
 from astrozoo.attention.terms import Terms
@@ -178,9 +177,7 @@ class Latent(Attention):
         joint = torch.cat((latent, rope_key), dim=-1)  # as values too: the rotary part of the output is dropped
         terms = terms.replace(scale=scale_of(torch.cat((query, rope_query), dim=-1), terms))
         terms = _heads_in_a_row(terms, heads, queries, joint)
-        result = attend_terms(row, joint, joint, terms, backend=self.config.backend)
-        self.last_choice = result.choice
-        mixed = result.out[:, 0, :, : self.config.latent_dim].unflatten(1, (heads, queries))
+        mixed = self.served(row, joint, joint, terms)[:, 0, :, : self.config.latent_dim].unflatten(1, (heads, queries))
         return torch.einsum("bhqr,hvr->bhqv", mixed, self.value_up.weight.unflatten(0, (heads, -1)))
 
     def reference(  # type: ignore[override]  # its parts are not query, key, value

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from astrozoo.attention.core import attend_terms, hide_unseen
+from astrozoo.attention.core import hide_unseen
 from astrozoo.attention.module import Attention, AttentionConfig, implement
 from astrozoo.attention.reference import Dense, dense_attention
 from astrozoo.attention.terms import Terms
@@ -66,12 +66,9 @@ class Linformer(Attention):
         """The fast path: (batch, head, query, v_head_dim)."""
         self._check_length(key)
         key, value = hide_unseen(key, value, terms)
-        result = attend_terms(
-            query, self._mix(self.key_mixing, key), self._mix(self.value_mixing, value), _of_mixtures(terms),
-            backend=self.config.backend,
-        )  # fmt: skip
-        self.last_choice = result.choice
-        return result.out
+        return self.served(
+            query, self._mix(self.key_mixing, key), self._mix(self.value_mixing, value), _of_mixtures(terms)
+        )
 
     def _mix(self, mixing: Tensor, heads: Tensor) -> Tensor:
         """(batch, key head, rank, dim): one product for all rows and, if they share it, heads, without copies of E."""

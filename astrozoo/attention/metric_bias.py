@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from astrozoo.attention.cache import Cache
-from astrozoo.attention.core import attend_terms
 from astrozoo.attention.distance import distance, log_weights
 from astrozoo.attention.geometry import METRICS, Points
 from astrozoo.attention.metric_flex import attend_flex, flex_serves
@@ -218,9 +217,7 @@ class MetricBias(Attention):
     def _attend_block(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms, here: Placement) -> Tensor:
         with full_precision(query):
             terms = terms.replace(bias=self._bias(query, key, terms, here))
-        result = attend_terms(query, key, value, terms, backend=self.config.backend)
-        self.last_choice = result.choice
-        return result.out
+        return self.served(query, key, value, terms)
 
     def _bias(self, query: Tensor, key: Tensor, terms: Terms, here: Placement) -> Tensor | None:
         """All that is added to the logits (batch | 1, head | 1, query, key); None if that is nothing."""

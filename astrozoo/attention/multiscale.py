@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from astrozoo.attention.core import attend_terms
 from astrozoo.attention.grids import for_each_axis, grid_blocks, grid_of, square_grid
 from astrozoo.attention.module import Attention, AttentionConfig, implement
 from astrozoo.attention.reference import dense_attention
@@ -102,11 +101,7 @@ class Multiscale(Attention):
         if terms.key_mask is not None:  # without one, every pool has a real cell
             key_mask = torch.cat([mask for mask in masks if mask is not None], dim=1)
         pooled = Terms(key_mask=key_mask, scale=terms.scale, dropout=terms.dropout)
-        result = attend_terms(
-            query, torch.cat(keys, dim=2), torch.cat(values, dim=2), pooled, backend=self.config.backend
-        )
-        self.last_choice = result.choice
-        return result.out
+        return self.served(query, torch.cat(keys, dim=2), torch.cat(values, dim=2), pooled)
 
     def reference(self, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
         """A matrix that averages the real cells of every pooled cell, then dense attention."""

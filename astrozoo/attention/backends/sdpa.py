@@ -18,10 +18,10 @@ from astrozoo.attention.backends.probe import compare_with_math
 from astrozoo.attention.request import AttentionRequest
 from astrozoo.attention.terms import Terms
 
-__all__ = ["SdpaBackend"]
+__all__ = ["KERNELS", "SdpaBackend"]
 
 _HALF = (torch.float16, torch.bfloat16)
-_KERNELS = {
+KERNELS = {
     "CUDNN_ATTENTION": SDPBackend.CUDNN_ATTENTION,
     "FLASH_ATTENTION": SDPBackend.FLASH_ATTENTION,
     "EFFICIENT_ATTENTION": SDPBackend.EFFICIENT_ATTENTION,
@@ -74,7 +74,7 @@ class SdpaBackend:
         return _run(query, key, value, terms, kernel, lse=request.lse)
 
     def _candidates(self, request: AttentionRequest) -> tuple[str, ...]:
-        names: tuple[str, ...] = tuple(_KERNELS) if request.device_type == "cuda" else ()
+        names: tuple[str, ...] = tuple(KERNELS) if request.device_type == "cuda" else ()
         if request.device_type == "cpu":
             names = ("FLASH_ATTENTION",)
         return names if self.only is None else tuple(name for name in names if name == self.only)
@@ -104,7 +104,7 @@ def _run(
         alive = visible.any(dim=-1, keepdim=True)
         mask = mask | ~alive if mask.dtype == torch.bool else mask.masked_fill(~alive, 0)
         mask = mask.expand(-1, query.shape[1], -1, -1)
-    with sdpa_kernel([_KERNELS[kernel]]):
+    with sdpa_kernel([KERNELS[kernel]]):
         out = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=terms.dropout, is_causal=causal, scale=scale,
             enable_gqa=query.shape[1] != key.shape[1],
