@@ -139,10 +139,13 @@ class Accelerator(Protocol):
 
     Attributes:
         name: What a user selects it by, such as `rust`.
-        kernels: Callables by the name of the kernel they replace, with the reference's signature.
+        interface: The `astrozoo.accel.INTERFACE` it was made for; another one is an error when a kernel is asked for.
+        kernels: Callables by the name of the kernel they replace, with the reference's signature. They get arrays that
+            are checked, C-contiguous and of one of the dtypes the reference takes.
     """
 
     name: str
+    interface: int
     kernels: Mapping[str, Callable[..., Any]]
 
 

@@ -22,6 +22,7 @@ BENCHMARKS = {
     "load": "Loading a large model, against mapping its file, timm and transformers.",
     "trainer": "Overhead of the trainer per step, against a bare loop and other trainers.",
     "attention": "Attentions against kernels, naive attention and other libraries: speed, memory, error, cost.",
+    "accel": "Array kernels against the libraries one would otherwise use.",
     "cube": "cube_unet against MONAI's U-Nets: throughput, memory, skill.",
 }
 
