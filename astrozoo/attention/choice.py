@@ -184,7 +184,8 @@ _in_use: dict[str, Backend] = {}  # what traced code looks up; objects cannot be
 def _resolve_constant(backend: BackendName, *request: Any) -> str:
     asked = AttentionRequest(*request)
     server, choice = _resolve(asked, backend, _environment(), registry.plugin_manager())
-    _in_use[choice.backend] = server
+    # A trace knows the table as it was at its first look, so the backends of later calls have to be in it by then.
+    _in_use.update({**backends(), choice.backend: server})
     return _SEPARATOR.join((choice.backend, choice.kernel, choice.version))
 
 

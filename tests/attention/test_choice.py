@@ -155,3 +155,14 @@ def test_lengths_under_compilation_share_a_graph():
             compiled(x, key_mask=key_mask, causal=True), attention(x, key_mask=key_mask, causal=True)
         )
     assert counter.frame_count <= 2  # one for the first length, one for all others
+
+
+def test_one_compiled_graph_may_run_on_two_backends(monkeypatch):
+    monkeypatch.setattr(chosen, "_in_use", {})  # as in a process that compiles for the first time
+
+    def both(query, key, value):
+        return attend(query, key, value).out + attend(query, key, value, backend="math").out
+
+    inputs = heads()
+    compiled = torch.compile(both, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*inputs), both(*inputs))

@@ -13,7 +13,11 @@ from astrozoo import TrainConfig
 from astrozoo.data import SyntheticData
 from astrozoo.errors import TrainingError
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+# PyTorch warns on its way to a GPU (first cuBLAS call, TF32 left off); see tests/cuda/test_attention_cuda.py.
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore"),
+]
 
 SMALL = {"in_vars": 2, "out_vars": 2, "widths": (8, 16), "depths": (1, 1), "decoder_depths": (1,), "strides": (2,)}
 SMALL = {**SMALL, "level_strides": (2,)}

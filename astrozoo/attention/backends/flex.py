@@ -172,7 +172,8 @@ def _blocks(terms: Terms, queries: int, keys: int, device: torch.device) -> tupl
 
 
 def _mask_rule(terms: Terms, queries: int, keys: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    shift = keys - queries
+    # A rule that captures a symbolic length does not compile within a larger graph; a number does.
+    shift = 0 if queries == keys else keys - queries
 
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
         seen = key >= 0
