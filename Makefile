@@ -2,6 +2,7 @@
 #
 #   make demo      train a small model on a real climate file, see examples/
 #   make test      the test suite
+#   make rust      the array kernels of rust/, where cargo is installed (part of every other target)
 #   make lint      ruff, mypy and the import layers
 #   make docs      the documentation, docs/_build/html/index.html
 #   make catalog   entry points and catalog.json, derived from the families' code
@@ -25,12 +26,15 @@ PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 # What an editable installation reads once: metadata, versions, entry points. Code itself needs no reinstallation.
 METADATA := pyproject.toml astrozoo/_version.py $(wildcard astrozoo/entry_points.txt) $(wildcard $(addsuffix /pyproject.toml,$(PLUGINS)))
 
-.PHONY: help install demo test lint docs catalog bench clean
+# What the extension module is built from.
+RUST_SOURCES := $(shell find rust -path rust/target -prune -o -path rust/fuzz -prune -o \( -name '*.rs' -o -name '*.toml' -o -name Cargo.lock \) -print)
+
+.PHONY: help install rust demo test lint docs catalog bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
-install: $(VENV)/.installed
+install: $(VENV)/.installed rust
 ifeq ($(origin PYTHON),command line)
 	@asked=$$($(PYTHON) -c 'import platform; print(platform.python_version())'); \
 	made=$$($(BIN)/python -c 'import platform; print(platform.python_version())'); \
@@ -43,6 +47,16 @@ $(VENV)/.installed: $(METADATA) | $(BIN)/python
 	@echo "Installing astrozoo and its extras into $(VENV) (PyTorch is large: the first time takes a few minutes)"
 	@$(BIN)/uv --version > /dev/null 2>&1 || $(BIN)/python -m pip install --quiet --upgrade uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[all,dev]' $(foreach plugin,$(PLUGINS),--editable $(plugin))
+	@touch $@
+
+# The array kernels in Rust. Without cargo everything works, in NumPy; nothing is noted then, so that a later cargo is seen.
+rust: $(VENV)/.installed
+	@if command -v cargo > /dev/null; then $(MAKE) --no-print-directory $(VENV)/.rust; \
+	else echo "cargo is not installed: astrozoo.accel runs in NumPy. With Rust (https://rustup.rs), make builds its kernels."; fi
+
+$(VENV)/.rust: $(RUST_SOURCES) | $(VENV)/.installed
+	@echo "Building the array kernels in Rust (the first time takes a minute)"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --reinstall-package astrozoo-rust --editable rust
 	@touch $@
 
 $(BIN)/python:
@@ -76,9 +90,9 @@ catalog: install
 
 # All are measured before a missed target fails the whole.
 bench: install
-	@failed=; for name in core load trainer cube attention; do $(BIN)/astrozoo bench $$name || failed="$$failed $$name"; done; \
+	@failed=; for name in core load trainer cube accel attention; do $(BIN)/astrozoo bench $$name || failed="$$failed $$name"; done; \
 	if [ -n "$$failed" ]; then echo "targets missed in:$$failed" >&2; exit 1; fi
 
 clean:
-	rm -rf build dist docs/_build docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist rust/target docs/_build docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

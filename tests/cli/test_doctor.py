@@ -29,13 +29,13 @@ def test_nothing_fails_here(findings):
 
 
 def test_only_what_is_optional_warns(findings):
-    assert {name for name, item in findings.items() if item.state == "warn"} <= {"Rust", "imports"}
+    assert {name for name, item in findings.items() if item.state == "warn"} <= {"array kernels", "imports"}
     assert all(finding.message for finding in findings.values())
 
 
 def test_a_missing_accelerator_says_that_nothing_else_needs_it(findings):
-    if findings["Rust"].state == "warn":
-        assert "not installed; everything works without it" in findings["Rust"].message
+    if findings["array kernels"].state == "warn":
+        assert "not installed; everything works without it" in findings["array kernels"].message
 
 
 def test_a_wrong_attention_kernel_is_found(monkeypatch):
@@ -51,13 +51,13 @@ def test_what_breaks_is_reported_and_the_rest_still_runs(astrozoo, monkeypatch):
     def broken(bench):
         raise ValueError("two\nlines")
 
-    checks = {"model build": broken, "forward": doctor.CHECKS["forward"], "Rust": lambda bench: "fine"}
+    checks = {"model build": broken, "forward": doctor.CHECKS["forward"], "array kernels": lambda bench: "fine"}
     monkeypatch.setattr(doctor, "CHECKS", checks)
     result = astrozoo("doctor", "--json", "--device", "cpu")
     assert result.status == 1
     states = {row["name"]: (row["state"], row["message"]) for row in result.json["findings"]}
     assert states["model build"] == ("fail", "ValueError: two lines")
     assert states["forward"] == ("fail", "needs the model, which could not be built.")
-    assert states["Rust"] == ("pass", "fine")
+    assert states["array kernels"] == ("pass", "fine")
     assert result.json["counts"] == {"pass": 1, "warn": 0, "fail": 2}
     assert "1 passed, 0 warned, 2 failed" in astrozoo("doctor", "--device", "cpu").out

@@ -5,6 +5,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__: list[str]
+
 INTERFACE: Final[int]
 SOURCES: Final[str]
 VERSION: Final[str]
