@@ -306,7 +306,8 @@ mod tests {
 
     #[test]
     fn long_strings_go_on_over_cards() {
-        let header = parse(&["A       = 'one &'", "CONTINUE  'two&'", "CONTINUE  'three' / end", "CONTINUE  'x'", "END"]);
+        let header =
+            parse(&["A       = 'one &'", "CONTINUE  'two&'", "CONTINUE  'three' / end", "CONTINUE  'x'", "END"]);
         assert_eq!(header.text("A"), Some("one twothree"));
         let header = parse(&["A       = 'one&'", "B       = 2", "CONTINUE  'two'", "END"]);
         assert_eq!(header.text("A"), Some("one&"));

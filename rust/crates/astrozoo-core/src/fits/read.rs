@@ -57,8 +57,7 @@ impl Table {
         let work = |(first, rows, slots)| {
             let mut buffer = buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
             let piece = Piece { source, table: self, columns: &columns, first, rows };
-            let done =
-                if by_field { piece.by_field(slots, &mut buffer) } else { piece.by_block(slots, &mut buffer) };
+            let done = if by_field { piece.by_field(slots, &mut buffer) } else { piece.by_block(slots, &mut buffer) };
             buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
             done
         };
