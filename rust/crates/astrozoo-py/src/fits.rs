@@ -118,7 +118,7 @@ macro_rules! rooms {
         impl<'py> Room<'py> {
             fn new(py: Python<'py>, column: &Column, rows: usize) -> PyResult<Self> {
                 let elements = column.per_row.saturating_mul(rows);
-                match column.kind { $($($kind)|+ => Ok(Self::$name(zeros(py, elements, $dtype)?)),)* }
+                match column.kind { $($($kind)|+ => Ok(Self::$name(room(py, elements, $dtype)?)),)* }
             }
 
             fn slots(&mut self) -> PyResult<Slots<'_>> {
@@ -165,8 +165,11 @@ impl<'py> Room<'py> {
     }
 }
 
-fn zeros<'py, T: Element>(py: Python<'py>, elements: usize, dtype: &str) -> PyResult<PyReadwriteArray1<'py, T>> {
+/// Every element is written before anybody reads it. Truth values begin as zeros all the same: other bytes would be none.
+fn room<'py, T: Element>(py: Python<'py>, elements: usize, dtype: &str) -> PyResult<PyReadwriteArray1<'py, T>> {
+    static EMPTY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     static ZEROS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let array = ZEROS.import(py, "numpy", "zeros")?.call1((elements, dtype))?;
+    let (maker, name) = if dtype == "?" { (&ZEROS, "zeros") } else { (&EMPTY, "empty") };
+    let array = maker.import(py, "numpy", name)?.call1((elements, dtype))?;
     Ok(array.cast_into::<PyArray1<T>>()?.try_readwrite()?)
 }
