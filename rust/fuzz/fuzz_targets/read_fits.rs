@@ -1,6 +1,4 @@
 //! Any bytes are a table or an error, and what is allocated for it is bounded by the bytes.
-//!
-//! `cargo +nightly fuzz run read_fits fuzz/corpus/read_fits fuzz/seeds/read_fits -- -rss_limit_mb=1024` in `rust/`.
 #![no_main]
 
 use astrozoo_core::fits::{Array, FitsError, Source, Table, Wanted};
