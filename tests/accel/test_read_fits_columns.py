@@ -1,78 +1,20 @@
 import gzip
 import io
-import os
-import threading
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from fits_files import file_of, fits, mixed_file, numbers, table_of
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_checks import assert_agree, assert_releases_the_lock, assert_same, assert_threads_change_nothing, both
+from kernel_checks import assert_agree, assert_releases_the_lock, assert_same, assert_threads_change_nothing
 
 from astrozoo import accel
 from astrozoo.errors import DataError, InputError
 
-fits = pytest.importorskip("astropy.io.fits", reason="astropy writes the files")
 
-
-def file_of(*hdus, **keywords):
-    """Bytes of a file with these HDUs behind a primary one with `keywords`."""
-    primary = fits.PrimaryHDU()
-    primary.header.update(keywords)
-    buffer = io.BytesIO()
-    fits.HDUList([primary, *hdus]).writeto(buffer)
-    return buffer.getvalue()
-
-
-def table_of(*columns, name=None, **keywords):
-    table = fits.BinTableHDU.from_columns(columns, name=name)
-    table.header.update(keywords)
-    return table
-
-
-def numbers(code, shape, seed=0):
-    generator = np.random.default_rng(seed)
-    if code in "BIJK":
-        info = np.iinfo({"B": "u1", "I": "i2", "J": "i4", "K": "i8"}[code])
-        values = generator.integers(info.min, info.max, shape, info.dtype, endpoint=True)
-    elif code == "L":
-        values = generator.random(shape) < 0.5
-    elif code in "ED":
-        values = generator.normal(size=shape).astype({"E": "f4", "D": "f8"}[code])
-        values[generator.random(shape) < 0.2] = np.nan
-    else:
-        values = (generator.normal(size=shape) + 1j * generator.normal(size=shape)).astype(
-            {"C": "c8", "M": "c16"}[code]
-        )
-    return values
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def mixed():
-    """All kinds of columns, in the second table of the file."""
-    codes, rows = "LBIJKEDCM", 11
-    columns = [fits.Column(code, code, array=numbers(code, rows)) for code in codes]
-    columns += [fits.Column(f"{code}3", f"3{code}", array=numbers(code, (rows, 3), 1)) for code in codes]
-    columns += [
-        fits.Column(f"{code}23", f"6{code}", dim="(3,2)", array=numbers(code, (rows, 2, 3), 2)) for code in codes
-    ]
-    offsets = (("B", "i1", 7), ("I", "u2", 15), ("J", "u4", 31), ("K", "u8", 63))
-    columns += [
-        fits.Column(kind, code, bzero=-(2**7) if kind == "i1" else 2**bit, array=numbers("K", rows, 3).astype(kind))
-        for code, kind, bit in offsets
-    ]
-    columns += [
-        fits.Column("bits", "11X", array=np.random.default_rng(4).random((rows, 11)) < 0.5),
-        fits.Column("text", "9A", array=[f"star {i}" for i in range(rows)], unit="name"),
-        fits.Column("texts", "12A", dim="(4,3)", array=np.array([["ab", "c d", " e"]] * rows)),
-        fits.Column("time", "D", unit="BJD - 2454833, days", array=np.arange(rows)),
-    ]
-    image = fits.ImageHDU(np.zeros((7, 5), "i2"), name="picture")
-    first = table_of(fits.Column("x", "J", array=[1, 2]), name="first")
-    second = table_of(
-        *columns, name="MIXED", TELESCOP="Kepler", EXPOSURE=1.5, NSECTORS=3, CLEAN=True, LONG="word " * 30
-    )
-    return file_of(image, first, second, MISSION="K2", OBSERVER="O'Neill")
+    return mixed_file()
 
 
 def test_every_kind_of_column_is_what_astropy_reads(provider, mixed):
@@ -240,48 +182,6 @@ def test_providers_agree(data):
     assert_agree(lambda: accel.read_fits_columns(raw, names), rtol=0.0)
 
 
-def outcome(raw, names, hdu):
-    try:
-        return list(accel.read_fits_columns(raw, names, hdu=hdu))
-    except DataError as error:
-        return str(error)
-
-
-KEYS = st.sampled_from([
-    "NAXIS1", "NAXIS2", "TFIELDS", "TFORM1", "TFORM5", "TDIM22", "TNULL3", "TZERO30", "PCOUNT", "TTYPE2", "XTENSION",
-])  # fmt: skip
-VALUES = st.from_regex(r"-?[0-9]{1,22}|'[0-9]{0,3}[A-Z].?'|'\([0-9, ]*\)'|[ -~]{0,30}", fullmatch=True)
-
-
-@pytest.mark.usefixtures("rust")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
-@given(
-    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255) | st.sampled_from(b" '=/0123T"))),
-    card=st.none() | st.tuples(KEYS, VALUES),
-    keep=st.none() | st.floats(0, 1),
-    names=st.sampled_from([None, ["time"], ["E23", "u8"]]),
-    hdu=st.sampled_from([None, 3, "MIXED"]),
-)
-@example(changes=[], card=("NAXIS2", "1000000000000000000"), keep=None, names=None, hdu=3)
-@example(changes=[], card=("TFORM1", "'99999999999999999E'"), keep=None, names=None, hdu=3)
-def test_damaged_files_are_the_same_error_or_table_for_both(mixed, changes, card, keep, names, hdu):
-    raw = bytearray(mixed)
-    if card:
-        key, value = card
-        at = raw.rfind(f"{key:8}=".encode())
-        if at >= 0:
-            raw[at : at + 80] = f"{key:8}= {value}".encode().ljust(80)[:80]
-    for place, byte in changes:
-        raw[int(place * len(raw))] = byte
-    if keep is not None:
-        del raw[int(keep * len(raw)) :]
-    expected, found = both(lambda: outcome(bytes(raw), names, hdu))
-    if isinstance(expected, str):
-        assert found == expected
-    else:
-        assert_same(expected, found)
-
-
 @pytest.mark.usefixtures("rust")
 def test_threads_change_nothing(tmp_path):
     table = table_of(*[fits.Column(code, code, array=numbers(code, 200_000)) for code in "JDE"])
@@ -296,74 +196,6 @@ def test_the_interpreter_lock_is_released(tmp_path):
     table = table_of(fits.Column("a", "100E", array=np.ones((30_000, 100), "f4")))
     (tmp_path / "x.fits").write_bytes(file_of(table))
     assert_releases_the_lock(lambda: accel.read_fits_columns(tmp_path / "x.fits", threads=1))
-
-
-def test_a_file_that_shrinks_while_it_is_read_is_an_error(provider, tmp_path):
-    path = tmp_path / "x.fits"
-    raw = file_of(table_of(fits.Column("a", "100E", array=np.ones((30_000, 100), "f4"))))
-    path.write_bytes(raw)
-    stop = threading.Event()
-
-    def cut():
-        while not stop.is_set():
-            os.truncate(path, 3_000_000)
-            path.write_bytes(raw)
-
-    other = threading.Thread(target=cut)
-    other.start()
-    try:
-        for _ in range(10):
-            try:
-                found = accel.read_fits_columns(path).columns["a"]
-                assert found.shape == (30_000, 100)
-            except DataError:
-                pass  # as it should
-    finally:
-        stop.set()
-        other.join()
-
-
-def changed(mixed, key, value):
-    raw = bytearray(mixed)
-    at = raw.rfind(f"{key:8}=".encode())
-    raw[at : at + 80] = f"{key:8}= {value}".encode().ljust(80)
-    return bytes(raw)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("NAXIS2", "1000000000000000"), ("NAXIS2", "-1"), ("NAXIS", "3"), ("NAXIS1", "7.5"), ("NAXIS1", ""),
-        ("BITPIX", "12"), ("PCOUNT", "-2"), ("GCOUNT", "0"), ("TFIELDS", "'x'"), ("TFORM2", "'3Y'"), ("TFORM2", "5"),
-        ("TDIM22", "'(9,9)'"),
-    ],
-)  # fmt: skip
-def test_wrong_keywords_are_named(provider, mixed, key, value):
-    with pytest.raises(DataError, match=rf"(?s)bytes given: .*{key}"):
-        accel.read_fits_columns(changed(mixed, key, value), hdu=3)
-
-
-def test_sizes_beyond_64_bits_are_refused(provider, mixed):
-    with pytest.raises(DataError, match=r"HDU 3 \(from byte 14400\) announces 2\^62 bytes of data or more"):
-        accel.read_fits_columns(changed(mixed, "NAXIS2", "1000000000000000000"), hdu=3)
-
-
-def test_a_file_cut_short_says_where_it_ends(provider, mixed, tmp_path):
-    path = tmp_path / "cut.fits"
-    path.write_bytes(mixed[:-5760])
-    with pytest.raises(
-        DataError, match=rf"(?s)cut.fits: .* the file ends at byte {len(mixed) - 5760}: it was cut short"
-    ):
-        accel.read_fits_columns(path, hdu=3)
-    path.write_bytes(mixed[:2900])
-    with pytest.raises(DataError, match=r"HDU 1 \(from byte 2880\) has no END card within 20 bytes"):
-        accel.read_fits_columns(path)
-
-
-@pytest.mark.parametrize("raw", [b"", b"SIMPLE", b"hello" * 1000, gzip.compress(b"x")])
-def test_what_is_no_fits_file_is_said_to_be_none(provider, raw):
-    with pytest.raises(DataError, match="it is no FITS file"):
-        accel.read_fits_columns(raw)
 
 
 def test_a_missing_column_names_the_nearest(provider, mixed):
@@ -385,19 +217,6 @@ def test_an_hdu_that_is_no_table_or_not_there_is_said_so(provider, mixed, hdu, m
         accel.read_fits_columns(mixed, hdu=hdu)
     with pytest.raises(DataError, match=r"no binary table; its HDUs are: 0 \(primary\), 1 \(IMAGE\)\."):
         accel.read_fits_columns(file_of(fits.ImageHDU(np.zeros(3))))
-
-
-def test_files_that_cannot_be_opened_are_data_errors(provider, tmp_path):
-    for path in (tmp_path / "none.fits", tmp_path / "none.fits.gz"):
-        with pytest.raises(DataError, match=r"none\.fits.* cannot be read: No such file or directory"):
-            accel.read_fits_columns(path)
-    with pytest.raises(DataError, match="cannot be read: Is a directory"):
-        accel.read_fits_columns(tmp_path)
-    (tmp_path / "cut.fits.gz").write_bytes(gzip.compress(bytes(100_000))[:-20])
-    (tmp_path / "no.fits.gz").write_bytes(b"none")
-    for path in (tmp_path / "cut.fits.gz", tmp_path / "no.fits.gz"):
-        with pytest.raises(DataError, match="gzip cannot read it"):
-            accel.read_fits_columns(path)
 
 
 @pytest.mark.parametrize(

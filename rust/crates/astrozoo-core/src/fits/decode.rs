@@ -3,7 +3,7 @@
 //! Rows come in blocks that fit the second cache level; each column is then gathered from the block in a loop of its
 //! own, without a branch on its type. Vector columns run through loops that the compiler turns into byte shuffles.
 
-use super::table::{Code, Column, Kind, Scaling};
+use super::column::{Code, Column, Kind, Scaling};
 use multiversion::multiversion;
 
 macro_rules! arrays {

@@ -3,10 +3,11 @@
 //! A file is read with positioned reads, never mapped, and nothing in it is believed before it was checked: what a call
 //! allocates is bounded by a small multiple of the bytes that are there.
 //!
-//! - `source`: a file or memory; `header`: keywords and values; `hdu`: the walk to the table.
-//! - `table`: which columns there are and what they become; `read`: blocks of rows on several threads; `decode`: from
-//!   big-endian fields to arrays.
+//! - `source`: a file or memory; `header`: keywords and their `value`s; `hdu`: the walk to the table.
+//! - `table`: which columns there are; `column`: what one becomes in memory.
+//! - `read`: blocks of rows on several threads; `decode`: from big-endian fields to arrays.
 
+mod column;
 mod decode;
 mod error;
 mod hdu;
@@ -16,10 +17,13 @@ mod source;
 mod table;
 #[cfg(test)]
 mod tests;
+mod value;
 
+pub use column::{Code, Column, Kind, Scaling};
 pub use decode::{Array, Slots};
 pub use error::FitsError;
 pub use hdu::Wanted;
-pub use header::{BLOCK, CARD, Entry, Header, Value};
+pub use header::{BLOCK, CARD, Entry, Header};
 pub use source::Source;
-pub use table::{Code, Column, Kind, Scaling, Table};
+pub use table::Table;
+pub use value::Value;

@@ -4,10 +4,11 @@
 //! cache level until every column was taken from them. Where a row is so wide that a call for each field copies less,
 //! fields are read one by one.
 
+use super::column::Column;
 use super::decode::{Array, Slots, decode};
 use super::error::FitsError;
 use super::source::Source;
-use super::table::{Column, Table};
+use super::table::Table;
 use crate::parallel;
 use std::sync::{Mutex, PoisonError};
 
