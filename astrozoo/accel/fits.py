@@ -48,14 +48,13 @@ def read_fits_columns(
 ) -> FitsTable:
     """Read columns of a binary table (FITS standard 4.0; Pence et al. 2010, A&A 524, A42).
 
-    | TFORM | dtype |
-    | --- | --- |
-    | L, X | bool; a logical that is undefined is False |
-    | B, I, J, K | uint8, int16, int32, int64 |
-    | the same with TZERO of half their range | int8, uint16, uint32, uint64 |
-    | the same with other TSCAL or TZERO, or with TNULL | float64; stored values equal to TNULL are NaN |
-    | E, D, C, M | float32, float64, complex64, complex128; twice as wide with TSCAL or TZERO where single |
-    | A | str, read as Latin-1 up to a NUL, without the blanks at the end |
+    What the codes of TFORM become:
+
+    - L, X: bool; a logical that is undefined is False.
+    - B, I, J, K: uint8, int16, int32, int64; with a TZERO of half their range int8, uint16, uint32, uint64.
+    - B, I, J, K with another TSCAL or TZERO, or with TNULL: float64; stored values equal to TNULL are NaN.
+    - E, D, C, M: float32, float64, complex64, complex128; with TSCAL or TZERO float64 or complex128.
+    - A: str, read as Latin-1 up to a NUL, without the blanks at the end.
 
     int64 with TNULL becomes float64 as well and keeps 53 bits. A repeat count other than 1 adds a dimension
     `[row, repeat]`, TDIM gives `[row, ...]` with the fastest dimension last; of strings the first is their length.

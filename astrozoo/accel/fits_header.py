@@ -19,6 +19,7 @@ CARD = 80
 _FIRST = 5 * BLOCK
 _LIMIT = 1 << 26  # bytes within which a header must end; the longest known have a few million
 _LARGEST = (1 << 63) - 1
+_LISTED = 40  # HDUs that a message lists
 
 _STRING = re.compile(rb"'((?:[^']|'')*+)'", re.DOTALL)
 _WHOLE = re.compile(rb"[+-]?[0-9]+")
@@ -120,7 +121,8 @@ def find(source: Source, wanted: int | str | None) -> tuple[Hdu, Hdu]:
         seen.append(f"{hdu.number} ({hdu.name or hdu.kind})")
         hdu = _read_hdu(source, hdu.number + 1, hdu.header.end + -(-hdu.size // BLOCK) * BLOCK)
     asked = {type(None): "binary table", int: f"HDU {wanted}"}.get(type(wanted), f"HDU named '{wanted}'")
-    raise ValueError(f"there is no {asked}; its HDUs are: {', '.join(seen)}.")
+    listed = seen[:_LISTED] + ([f"and {len(seen) - _LISTED} more"] if len(seen) > _LISTED else [])
+    raise ValueError(f"there is no {asked}; its HDUs are: {', '.join(listed)}.")
 
 
 def _read_hdu(source: Source, number: int, start: int) -> Hdu | None:

@@ -219,6 +219,12 @@ def test_an_hdu_that_is_no_table_or_not_there_is_said_so(provider, mixed, hdu, m
         accel.read_fits_columns(file_of(fits.ImageHDU(np.zeros(3))))
 
 
+def test_of_many_hdus_the_first_are_listed(provider):
+    many = file_of(*[fits.ImageHDU(name=f"image{i}") for i in range(1, 50)])
+    with pytest.raises(DataError, match=r"39 \(IMAGE39\), and 10 more\."):
+        accel.read_fits_columns(many)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

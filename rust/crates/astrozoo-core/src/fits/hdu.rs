@@ -4,6 +4,9 @@ use super::error::{FitsError, require};
 use super::header::{BLOCK, Header};
 use super::source::Source;
 
+/// HDUs that a message lists.
+const LISTED: usize = 40;
+
 /// Which HDU is asked for.
 #[derive(Clone, Debug)]
 pub enum Wanted {
@@ -136,5 +139,10 @@ pub fn find(source: &Source<'_>, wanted: &Wanted) -> Result<(Hdu, Hdu), FitsErro
         Wanted::Number(number) => format!("no HDU {number}"),
         Wanted::Named(name) => format!("no HDU named '{name}'"),
     };
+    let more = seen.len().saturating_sub(LISTED);
+    seen.truncate(LISTED);
+    if more > 0 {
+        seen.push(format!("and {more} more"));
+    }
     Err(FitsError::MissingHdu(format!("there is {asked}; its HDUs are: {}.", seen.join(", "))))
 }
