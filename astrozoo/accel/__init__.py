@@ -10,14 +10,17 @@ or `rust`) forces one; `threads=` and `ASTROZOO_NUM_THREADS` limit the threads.
 """
 
 from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
+from astrozoo.accel.fits import FitsTable, read_fits_columns
 from astrozoo.accel.statistics import NanStats, nan_stats
 
 __all__ = [
     "INTERFACE",
     "AccelInfo",
+    "FitsTable",
     "NanStats",
     "info",
     "kernels",
     "nan_stats",
+    "read_fits_columns",
     "using",
 ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from astrozoo.data.datasets import FieldDataset
     from astrozoo.data.fields import open_fields
     from astrozoo.data.inference import prepare, to_dataset
+    from astrozoo.data.light_curves import LightCurve, read_light_curve
     from astrozoo.data.named import open_dataset
     from astrozoo.data.splits import MemberSplit, TimeSplit
     from astrozoo.data.synthetic import SyntheticData
@@ -28,6 +29,7 @@ __all__ = [
     "DataConfig",
     "FieldDataset",
     "FieldTask",
+    "LightCurve",
     "MemberSplit",
     "SyntheticData",
     "TimeSplit",
@@ -37,6 +39,7 @@ __all__ = [
     "open_dataset",
     "open_fields",
     "prepare",
+    "read_light_curve",
     "to_dataset",
 ]
 
@@ -44,6 +47,7 @@ _HOMES = {
     "DataConfig": "config",
     "FieldDataset": "datasets",
     "FieldTask": "tasks",
+    "LightCurve": "light_curves",
     "MemberSplit": "splits",
     "SyntheticData": "synthetic",
     "TimeSplit": "splits",
@@ -53,6 +57,7 @@ _HOMES = {
     "open_dataset": "named",
     "open_fields": "fields",
     "prepare": "inference",
+    "read_light_curve": "light_curves",
     "to_dataset": "inference",
 }
 

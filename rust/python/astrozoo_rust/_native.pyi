@@ -1,6 +1,6 @@
 """The extension module: kernels of `astrozoo.accel`, by the names and with the arguments of their references."""
 
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,11 @@ INTERFACE: Final[int]
 SOURCES: Final[str]
 VERSION: Final[str]
 
+_Keyword: TypeAlias = bool | int | float | str | None
+
 def nan_stats(
     values: NDArray[np.float32] | NDArray[np.float64], threads: int, /
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.floating], NDArray[np.floating]]: ...
+def read_fits_columns(
+    source: bytes | str, columns: list[str] | None, hdu: int | str | None, threads: int, /
+) -> tuple[dict[str, NDArray[Any]], dict[str, str], dict[str, _Keyword], dict[str, _Keyword]]: ...
