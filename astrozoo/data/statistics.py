@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from astrozoo.accel import nan_stats
 from astrozoo.data.schema import Normalisation
 from astrozoo.errors import DataError
 from astrozoo.objectives.area import area_weights
@@ -36,17 +37,16 @@ class RunningMoments:
         Raises:
             DataError: A value is infinite, or so large that it must be an undeclared fill value.
         """
-        known = ~np.isnan(values)
-        extreme = np.abs(values[known]).max(initial=0.0)
+        found = nan_stats(values, axis=0)
+        extreme = max(np.nanmax(found.max, initial=0.0), -np.nanmin(found.min, initial=0.0))
         if extreme > _ABSURD:
             raise DataError(
                 f"variable {self.name!r} reaches {extreme:g}, which looks like a fill value its file does not declare; "
                 "replace it with NaN (fields.where(...)), or set _FillValue in the file."
             )
-        count = known.sum(axis=0).astype(np.float64)
-        some = np.maximum(count, 1.0)
-        mean = np.where(known, values, 0.0).sum(axis=0, dtype=np.float64) / some
-        m2 = np.square(np.where(known, values - mean, 0.0)).sum(axis=0, dtype=np.float64)
+        count = found.count.astype(np.float64)
+        mean, std = (np.where(count > 0, part, 0.0) for part in (found.mean, found.std))
+        m2 = np.square(std) * count
         if not self.count.size:
             self.count, self.mean, self.m2 = count, mean, m2
             return
