@@ -11,16 +11,19 @@ or `rust`) forces one; `threads=` and `ASTROZOO_NUM_THREADS` limit the threads.
 
 from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
 from astrozoo.accel.fits import FitsTable, read_fits_columns
-from astrozoo.accel.statistics import NanStats, nan_stats
+from astrozoo.accel.gaps import fill_gaps
+from astrozoo.accel.statistics import NanStats, nan_stats, quantiles
 
 __all__ = [
     "INTERFACE",
     "AccelInfo",
     "FitsTable",
     "NanStats",
+    "fill_gaps",
     "info",
     "kernels",
     "nan_stats",
+    "quantiles",
     "read_fits_columns",
     "using",
 ]

@@ -13,7 +13,7 @@ from astrozoo.accel.dispatch import reference, serve
 from astrozoo.accel.threads import workers
 from astrozoo.errors import InputError
 
-__all__ = ["NanStats", "nan_stats"]
+__all__ = ["NanStats", "nan_stats", "quantiles"]
 
 
 class NanStats(NamedTuple):
@@ -52,18 +52,7 @@ def nan_stats(values: ArrayLike, *, axis: int | tuple[int, ...] | None = None, t
     Raises:
         InputError: Not real numbers, or an axis that is not there or given twice.
     """
-    array = floating("values", values)
-    reduced = _axes(array.ndim, axis)
-    kept = [i for i in range(array.ndim) if i not in reduced]
-    shape = tuple(array.shape[i] for i in kept)
-    # Most cubes reduce what stands before and behind the kept dimensions; that takes no copy.
-    if kept and kept != list(range(kept[0], kept[-1] + 1)):
-        array = np.moveaxis(array, kept, range(len(kept)))
-        first = 0
-    else:
-        first = kept[0] if kept else 0
-    outer, inner = math.prod(array.shape[:first]), math.prod(array.shape[first + len(kept) :])
-    cube = np.ascontiguousarray(array).reshape(outer, math.prod(shape), inner)
+    cube, shape = _grouped(values, axis)
     return NanStats(*(result.reshape(shape) for result in serve("nan_stats")(cube, workers(threads))))
 
 
@@ -87,6 +76,78 @@ def _nan_stats(values: np.ndarray, threads: int) -> tuple[np.ndarray, ...]:  # n
         np.where(some, low, nan).astype(values.dtype),
         np.where(some, high, nan).astype(values.dtype),
     )
+
+
+def quantiles(
+    values: ArrayLike,
+    q: ArrayLike,
+    *,
+    axis: int | tuple[int, ...] | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Exact quantiles that count NaN as missing, linear between the two nearest ranks.
+
+    `values[variable, time, lat, lon]` and three quantiles give `[3, variable]`. This is NumPy's method "linear"
+    (Hyndman and Fan 1996, type 7) of the known values, in float64.
+
+    Args:
+        values: Any shape, float32 or float64; other real numbers are converted. Infinities are values: a quantile
+            beside one is infinite, and NaN between the two of them.
+        q: Between 0 and 1: one number, or `[quantile]`.
+        axis: The dimensions that are reduced; default: all but the first.
+        threads: See `astrozoo.accel.threads.workers`.
+
+    Returns:
+        float64, `[quantile, ...]` with the shape that remains, without the first dimension where `q` is one number; NaN
+        where nothing is known.
+
+    Raises:
+        InputError: Not real numbers, a quantile outside 0 to 1, or an axis that is not there or given twice.
+    """
+    wanted = floating("q", q).astype(np.float64)
+    if wanted.ndim > 1 or not np.all((wanted >= 0) & (wanted <= 1)):
+        raise InputError(f"q is {q!r}; expected one number, or a list of numbers, between 0 and 1.")
+    cube, shape = _grouped(values, axis)
+    found: np.ndarray = serve("quantiles")(cube, np.atleast_1d(wanted), workers(threads))
+    return found.reshape(wanted.shape + shape)
+
+
+@reference
+def _quantiles(values: np.ndarray, q: np.ndarray, threads: int) -> np.ndarray:  # noqa: ARG001 - NumPy has one thread
+    """Quantiles `[q, kept]` of `values[outer, kept, inner]`."""
+    outer, kept, inner = values.shape
+    ordered = np.sort(np.moveaxis(values, 1, 0).reshape(kept, outer * inner), axis=1)  # NaN stands at the end
+    count = (~np.isnan(ordered)).sum(axis=1)
+    if ordered.shape[1] == 0:
+        return np.full((len(q), len(count)), np.nan)
+    place = q[:, None] * np.maximum(count - 1, 0)
+    rank = np.floor(place).astype(np.int64)
+    low, high = (
+        np.take_along_axis(ordered, np.minimum(at, np.maximum(count - 1, 0)).T, axis=1).T.astype(np.float64)
+        for at in (rank, rank + 1)
+    )
+    share = place - rank
+    with np.errstate(invalid="ignore"):
+        step = high - low
+        found = np.where(share >= 0.5, high - step * (1.0 - share), low + step * share)
+        found = np.where(np.isinf(step), low + high, found)
+    return np.where((low == high) | (share == 0.0), low, found)
+
+
+def _grouped(values: ArrayLike, axis: int | tuple[int, ...] | None) -> tuple[np.ndarray, tuple[int, ...]]:
+    """C-contiguous `[outer, kept, inner]`, of which the first and the last are reduced; the shape of the kept ones."""
+    array = floating("values", values)
+    reduced = _axes(array.ndim, axis)
+    kept = [i for i in range(array.ndim) if i not in reduced]
+    shape = tuple(array.shape[i] for i in kept)
+    # Most cubes reduce what stands before and behind the kept dimensions; that takes no copy.
+    if kept and kept != list(range(kept[0], kept[-1] + 1)):
+        array = np.moveaxis(array, kept, range(len(kept)))
+        first = 0
+    else:
+        first = kept[0] if kept else 0
+    outer, inner = math.prod(array.shape[:first]), math.prod(array.shape[first + len(kept) :])
+    return np.ascontiguousarray(array).reshape(outer, math.prod(shape), inner), shape
 
 
 def _axes(ndim: int, axis: int | tuple[int, ...] | None) -> tuple[int, ...]:

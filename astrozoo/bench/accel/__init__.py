@@ -29,6 +29,7 @@ __all__ = ["AREAS", "add_arguments", "cases", "measure_case", "run"]
 
 AREAS = (
     "fits",
+    "gaps",
     "statistics",
 )  # fmt: skip
 

@@ -51,6 +51,26 @@ def _nan_stats(threads: int) -> Setup:
     )
 
 
+def _quantiles(threads: int) -> Setup:
+    cube, wanted = _cube(), (0.01, 0.25, 0.5, 0.75, 0.99)
+    rows = cube.reshape(len(cube), -1)
+
+    def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+        return float(np.max(np.abs(ours - theirs)))
+
+    return Setup(
+        ours=lambda: accel.quantiles(cube, wanted, threads=threads),
+        peers={
+            "numpy": Peer(
+                lambda: np.nanquantile(rows, wanted, axis=1), "numpy", target=4.0, difference=difference, error=1e-3,
+                why="it interpolates in float32",
+            )
+        },
+        floor=Floor(read=cube.nbytes),
+    )  # fmt: skip
+
+
 CASES = [
     Case("nan_stats", "5 variables, 126 MB, float32", _nan_stats, needs={"bottleneck": "bottleneck"}),
+    Case("quantiles", "5 quantiles of 5 variables, 126 MB, float32", _quantiles, rounds=9),
 ]

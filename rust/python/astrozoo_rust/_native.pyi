@@ -19,3 +19,9 @@ def nan_stats(
 def read_fits_columns(
     source: bytes | str, columns: list[str] | None, hdu: int | str | None, threads: int, /
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str], dict[str, _Keyword], dict[str, _Keyword]]: ...
+def quantiles(
+    values: NDArray[np.float32] | NDArray[np.float64], q: NDArray[np.float64], threads: int, /
+) -> NDArray[np.float64]: ...
+def fill_gaps(
+    values: NDArray[np.float32] | NDArray[np.float64], times: NDArray[np.float64], max_gap: float, threads: int, /
+) -> NDArray[np.floating]: ...

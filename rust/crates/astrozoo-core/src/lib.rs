@@ -11,6 +11,7 @@
 pub mod error;
 pub mod fits;
 pub mod float;
+pub mod gaps;
 pub mod parallel;
 pub mod statistics;
 

@@ -5,6 +5,7 @@
 
 mod arrays;
 mod fits;
+mod gaps;
 mod statistics;
 
 use pyo3::prelude::*;
@@ -18,6 +19,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("SOURCES", env!("ASTROZOO_SOURCES"))?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     fits::register(module)?;
+    gaps::register(module)?;
     statistics::register(module)?;
     Ok(())
 }

@@ -3,12 +3,13 @@
 use crate::arrays::refused;
 use astrozoo_core::float::Float;
 use astrozoo_core::statistics as core;
-use numpy::{Element, PyArray1, PyReadonlyArray3, PyUntypedArrayMethods};
+use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(nan_stats, module)?)
+    module.add_function(wrap_pyfunction!(nan_stats, module)?)?;
+    module.add_function(wrap_pyfunction!(quantiles, module)?)
 }
 
 #[derive(FromPyObject)]
@@ -42,4 +43,31 @@ fn nan_stats_of<'py, T: Float + Element>(
     let min = PyArray1::from_iter(py, found.iter().map(|m| if known(m) { m.min } else { T::NAN }));
     let max = PyArray1::from_iter(py, found.iter().map(|m| if known(m) { m.max } else { T::NAN }));
     (count, mean, std, min, max).into_pyobject(py)
+}
+
+/// Quantiles `[q, kept]` of each of `kept` groups of `values[outer, kept, inner]`.
+#[pyfunction]
+#[pyo3(signature = (values, q, threads, /))]
+fn quantiles<'py>(
+    py: Python<'py>,
+    values: Cube<'py>,
+    q: PyReadonlyArray1<'py, f64>,
+    threads: usize,
+) -> PyResult<Bound<'py, PyArray2<f64>>> {
+    match values {
+        Cube::Single(values) => quantiles_of(py, &values, &q, threads),
+        Cube::Double(values) => quantiles_of(py, &values, &q, threads),
+    }
+}
+
+fn quantiles_of<'py, T: core::Ordered + Element>(
+    py: Python<'py>,
+    values: &PyReadonlyArray3<'py, T>,
+    q: &PyReadonlyArray1<'py, f64>,
+    threads: usize,
+) -> PyResult<Bound<'py, PyArray2<f64>>> {
+    let &[outer, kept, inner] = values.shape() else { unreachable!("the type has three dimensions") };
+    let (slice, q) = (values.as_slice()?, q.as_slice()?);
+    let found = py.detach(|| core::quantiles(slice, (outer, kept, inner), q, threads)).map_err(refused)?;
+    PyArray1::from_vec(py, found).reshape([q.len(), kept])
 }

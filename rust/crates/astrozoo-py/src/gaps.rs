@@ -1,0 +1,53 @@
+//! Binding of `astrozoo_core::gaps`.
+
+use crate::arrays::refused;
+use astrozoo_core::float::Float;
+use astrozoo_core::gaps as core;
+use numpy::{
+    Element, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArray, PyUntypedArrayMethods,
+};
+use pyo3::prelude::*;
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(fill_gaps, module)?)
+}
+
+#[derive(FromPyObject)]
+enum Cube<'py> {
+    Single(PyReadonlyArray3<'py, f32>),
+    Double(PyReadonlyArray3<'py, f64>),
+}
+
+/// `values[outer, time, inner]` with its gaps along time filled linearly.
+#[pyfunction]
+#[pyo3(signature = (values, times, max_gap, threads, /))]
+fn fill_gaps<'py>(
+    py: Python<'py>,
+    values: Cube<'py>,
+    times: PyReadonlyArray1<'py, f64>,
+    max_gap: f64,
+    threads: usize,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
+    match values {
+        Cube::Single(values) => fill_gaps_of(py, &values, &times, max_gap, threads),
+        Cube::Double(values) => fill_gaps_of(py, &values, &times, max_gap, threads),
+    }
+}
+
+fn fill_gaps_of<'py, T: Float + Element>(
+    py: Python<'py>,
+    values: &PyReadonlyArray3<'py, T>,
+    times: &PyReadonlyArray1<'py, f64>,
+    max_gap: f64,
+    threads: usize,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let &[outer, time, inner] = values.shape() else { unreachable!("the type has three dimensions") };
+    let filled = PyArray3::<T>::zeros(py, [outer, time, inner], false);
+    {
+        let (slice, times) = (values.as_slice()?, times.as_slice()?);
+        let mut writable = filled.try_readwrite()?;
+        let target = writable.as_slice_mut()?;
+        py.detach(|| core::fill_gaps(slice, target, (outer, inner), times, max_gap, threads)).map_err(refused)?;
+    }
+    Ok(filled.as_untyped().clone())
+}
