@@ -10,12 +10,18 @@ or `rust`) forces one; `threads=` and `ASTROZOO_NUM_THREADS` limit the threads.
 """
 
 from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
+from astrozoo.accel.folding import FoldedViews, fold_views
 from astrozoo.accel.statistics import NanStats, nan_stats
+from astrozoo.accel.transits import BoxSearch, box_least_squares
 
 __all__ = [
     "INTERFACE",
     "AccelInfo",
+    "BoxSearch",
+    "FoldedViews",
     "NanStats",
+    "box_least_squares",
+    "fold_views",
     "info",
     "kernels",
     "nan_stats",

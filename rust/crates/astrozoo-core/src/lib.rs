@@ -10,7 +10,9 @@
 
 pub mod error;
 pub mod float;
+pub mod folding;
 pub mod parallel;
 pub mod statistics;
+pub mod transits;
 
 pub use error::Error;
