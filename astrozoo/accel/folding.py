@@ -160,8 +160,12 @@ def _transits(period: ArrayLike, epoch: ArrayLike, duration: ArrayLike) -> tuple
     for name, array in zip(given, transits, strict=True):
         wrong = ~np.isfinite(array) if name == "epoch" else ~((array > 0) & np.isfinite(array))
         if wrong.any():
-            raise InputError(f"{name} has {array[wrong][0]}; expected a {'finite' if name == 'epoch' else 'positive'} number.")
+            raise InputError(
+                f"{name} has {array[wrong][0]}; expected a {'finite' if name == 'epoch' else 'positive'} number."
+            )
     periods, _, durations = transits
     if np.any(durations > periods):
-        raise InputError(f"duration has {durations[durations > periods][0]}, longer than its period; expected at most that.")
+        raise InputError(
+            f"duration has {durations[durations > periods][0]}, longer than its period; expected at most that."
+        )
     return transits, shape

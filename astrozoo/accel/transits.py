@@ -54,12 +54,12 @@ def box_least_squares(
     oversample: int = 10,
     threads: int | None = None,
 ) -> BoxSearch:
-    """Box least squares: how well a periodic dip in the shape of a box describes a light curve (Kovács, Zucker and
-    Mazeh 2002, arXiv:astro-ph/0206099).
+    """Box least squares: how well a periodic dip in the shape of a box describes a light curve.
 
-    At each period the light curve is folded and summed, weighted by its inverse variances, in bins of phase that are
-    `min(durations) / oversample` wide. Of all boxes that start at a bin and have one of the durations, the one with the
-    highest likelihood is kept; of equals the first. Only dips count, not brightenings.
+    The search of Kovács, Zucker and Mazeh (2002, arXiv:astro-ph/0206099). At each period the light curve is folded
+    and summed, weighted by its inverse variances, in bins of phase that are `min(durations) / oversample` wide. Of all
+    boxes that start at a bin and have one of the durations, the one with the highest likelihood is kept; of equals the
+    first. Only dips count, not brightenings.
 
     The numbers are those of `astropy.timeseries.BoxLeastSquares(time, flux, flux_err).power(periods, durations,
     objective="likelihood", method="fast")` up to rounding, its habits at the end of the period included: the last bin
@@ -92,8 +92,8 @@ def box_least_squares(
     bins = checked_periods.max() / (checked_durations.min() / oversample)
     if not bins + oversample + 1 <= _MOST_BINS:
         raise InputError(
-            f"periods reach {checked_periods.max()} d, which is {bins:.3g} bins of min(durations) / oversample; expected "
-            f"at most {_MOST_BINS}."
+            f"periods reach {checked_periods.max()} d, which is {bins:.3g} bins of min(durations) / oversample; "
+            f"expected at most {_MOST_BINS}."
         )
     start = days.min(initial=math.inf)
     # A power of two changes no digit, and keeps products of weights far from the limits of floating point.
@@ -177,5 +177,7 @@ def _positive(name: str, values: ArrayLike) -> np.ndarray:
     if array.ndim != 1 or array.size == 0:
         raise InputError(f"{name} has shape {array.shape}; expected one or more numbers in one dimension.")
     if not (np.all(array > 0) and np.all(np.isfinite(array))):
-        raise InputError(f"{name} has {array[~((array > 0) & np.isfinite(array))][0]}; expected positive numbers of days.")
+        raise InputError(
+            f"{name} has {array[~((array > 0) & np.isfinite(array))][0]}; expected positive numbers of days."
+        )
     return np.ascontiguousarray(array)

@@ -50,7 +50,7 @@ fn ranked<T: Float>(values: &[T]) -> (T, T) {
 
 fn partitioned<T: Float>(values: &mut [T]) -> (T, T) {
     let middle = values.len() / 2;
-    let even = values.len() % 2 == 0;
+    let even = values.len().is_multiple_of(2);
     let order = |a: &T, b: &T| a.partial_cmp(b).unwrap_or(Ordering::Equal);
     let (below, &mut high, _) = values.select_nth_unstable_by(middle, order);
     let low = below.iter().copied().fold(T::NEG_INFINITY, |a, b| if b > a { b } else { a });
