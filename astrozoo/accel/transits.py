@@ -13,7 +13,7 @@ from astrozoo.accel.dispatch import reference, serve
 from astrozoo.accel.threads import workers
 from astrozoo.errors import InputError
 
-__all__ = ["BoxSearch", "box_least_squares"]
+__all__ = ["BoxSearch", "box_least_squares", "known_cadences"]
 
 _MOST_BINS = 1 << 27
 
@@ -81,7 +81,7 @@ def box_least_squares(
         InputError: Arrays of other shapes, errors, periods or durations that are not positive, durations that do not
             fit, or more than 2^27 bins in a period.
     """
-    days, values, errors = _light(time, flux, flux_err)
+    days, values, errors = known_cadences(time, flux, flux_err)
     checked_periods = _positive("periods", periods)
     checked_durations = _positive("durations", durations)
     if isinstance(oversample, bool) or not isinstance(oversample, int) or oversample < 1:
@@ -157,8 +157,14 @@ def _box_least_squares(
     return tuple(np.ascontiguousarray(best.T))
 
 
-def _light(time: ArrayLike, flux: ArrayLike, flux_err: ArrayLike | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Time, flux and its error of the cadences at which all are known."""
+def known_cadences(
+    time: ArrayLike, flux: ArrayLike, flux_err: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Time, flux and its error (default 1) of the cadences at which all are known, in float64.
+
+    Raises:
+        InputError: Not one length, not real numbers, or errors that are not positive.
+    """
     days = floating("time", time, dims="cadence").astype(np.float64)
     values = floating("flux", flux, dims="cadence").astype(np.float64)
     errors = np.ones(()) if flux_err is None else floating("flux_err", flux_err).astype(np.float64)

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from astrozoo import accel
+from astrozoo.accel.transits import known_cadences
 from astrozoo.errors import InputError
 
 __all__ = ["TransitCandidate", "period_grid", "search_transits", "transit_views"]
@@ -60,7 +61,7 @@ def period_grid(
     """Periods on which a search misses none: between neighbours, the last transit moves by a part of its duration.
 
     A step in frequency that is right for all periods, as astropy's `autoperiod` takes it, is set by the longest and
-    much too fine for the short ones: four years of Kepler would need 80 million. Here the step in frequency is
+    much too fine for the short ones: four years of Kepler would need tens of millions. Here the step in frequency is
     proportional to the frequency, so that from one period to the next, transits at both ends of the light curve move
     by `step * duration` against each other, whatever the period (compare Ofir 2014, arXiv:1307.7330).
 
@@ -73,7 +74,16 @@ def period_grid(
 
     Returns:
         Rising periods, in days.
+
+    Raises:
+        InputError: Numbers that are not positive, or a range that is empty.
     """
+    if not (0 < duration < math.inf and 0 < step < math.inf and 0 < time_base < math.inf):
+        raise InputError(
+            f"time_base, duration and step are {time_base}, {duration} and {step}; expected positive numbers."
+        )
+    if not 0 < min_period <= max_period < math.inf:
+        raise InputError(f"min_period and max_period are {min_period} and {max_period}; expected a rising range.")
     ratio = math.log1p(step * duration / time_base)
     return min_period * np.exp(ratio * np.arange(1 + math.ceil(math.log(max_period / min_period) / ratio)))
 
@@ -121,7 +131,11 @@ def search_transits(
     Raises:
         InputError: As `box_least_squares`, or a light curve too short for the periods.
     """
-    days, values, errors = _known(time, flux, flux_err)
+    days, values, errors = known_cadences(time, flux, flux_err)
+    if flux_err is None:
+        errors = np.full(len(values), _scatter(values))
+    if len(durations) == 0:
+        raise InputError("durations is empty; expected one or more, in days.")
     time_base = float(np.ptp(days)) if len(days) else 0.0
     low = 2.0 * max(durations) if min_period is None else min_period
     high = time_base / 2 if max_period is None else max_period
@@ -187,24 +201,12 @@ def transit_views(
     return {name: torch.from_numpy(view.astype(np.float32)) for name, view in views._asdict().items()}
 
 
-def _known(time: ArrayLike, flux: ArrayLike, flux_err: ArrayLike | None) -> Light:
-    """The cadences at which all is known, with their errors."""
-    days, values = np.asarray(time, np.float64), np.asarray(flux, np.float64)
-    errors = np.full(days.shape, np.nan) if flux_err is None else np.asarray(flux_err, np.float64)
-    if days.ndim != 1 or values.shape != days.shape or errors.shape not in ((), days.shape):
-        raise InputError(
-            f"time has shape {days.shape}, flux {values.shape} and flux_err {errors.shape}; expected one length."
-        )
-    known = np.isfinite(days) & np.isfinite(values)
-    if flux_err is not None:
-        known &= np.isfinite(errors)
-    days, values, errors = days[known], values[known], np.broadcast_to(errors, known.shape)[known]
-    if flux_err is None and len(values):
-        scatter = 1.4826 * np.median(np.abs(values - np.median(values)))  # of a normal distribution
-        if scatter == 0:
-            raise InputError("flux has no scatter to estimate its error from; give flux_err.")
-        errors = np.full(len(values), scatter)
-    return days, values, errors
+def _scatter(values: np.ndarray) -> float:
+    """Standard deviation of normal noise, by its median absolute deviation."""
+    scatter = float(1.4826 * np.median(np.abs(values - np.median(values)))) if len(values) else 1.0
+    if scatter == 0:
+        raise InputError("flux has no scatter to estimate its error from; give flux_err.")
+    return scatter
 
 
 def _likeliest(

@@ -76,6 +76,11 @@ def test_neighbouring_periods_move_the_last_transit_by_a_duration_at_most():
     np.testing.assert_allclose(np.diff(periods) * (1400.0 / periods[:-1]), 0.1, rtol=1e-9)
 
 
+def test_a_range_that_is_empty_has_no_periods():
+    with pytest.raises(InputError, match="expected a rising range"):
+        period_grid(100.0, 0.1, min_period=3.0, max_period=2.0)
+
+
 def test_views_are_float32_inputs_of_a_model():
     time, flux = light_curve(*PLANETS.values())
     candidates = search_transits(time, flux, max_period=20.0)
@@ -112,6 +117,11 @@ def test_a_candidate_may_come_from_elsewhere():
         ({"max_period": 1000.0}, "expected a range within"),
         ({"min_period": 30.0, "max_period": 20.0}, "expected a range within"),
         ({"time": np.full(100, np.nan)}, "expected a range within"),
+        ({"time": ["2020"] * 100}, "time has dtype"),
+        ({"flux_err": 0.0}, "expected positive numbers"),
+        ({"durations": ()}, "durations is empty"),
+        ({"durations": (0.0, 0.1)}, "expected positive numbers"),
+        ({"step": 0.0}, "expected positive numbers"),
     ],
 )
 def test_wrong_input_is_refused(change, message):
