@@ -13,6 +13,9 @@ from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
 from astrozoo.accel.fits import FitsTable, read_fits_columns
 from astrozoo.accel.gaps import fill_gaps
 from astrozoo.accel.statistics import NanStats, nan_stats, quantiles
+from astrozoo.accel.folding import FoldedViews, fold_views
+from astrozoo.accel.statistics import NanStats, nan_stats
+from astrozoo.accel.transits import BoxSearch, box_least_squares
 
 __all__ = [
     "INTERFACE",
@@ -20,6 +23,11 @@ __all__ = [
     "FitsTable",
     "NanStats",
     "fill_gaps",
+    "BoxSearch",
+    "FoldedViews",
+    "NanStats",
+    "box_least_squares",
+    "fold_views",
     "info",
     "kernels",
     "nan_stats",

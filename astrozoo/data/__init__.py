@@ -1,4 +1,4 @@
-"""Data: fields from NetCDF and Zarr, the tasks built on them, and synthetic batches for any spec.
+"""Data: fields from NetCDF and Zarr, the tasks built on them, transits in light curves, synthetic batches for any spec.
 
     fields = open_fields(["t2m_1990.nc", "t2m_1991.nc"])
     task = forecast(fields, inputs=["t2m"], lead=1, split=TimeSplit(train=0.7, val=0.15, test=0.15))
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from astrozoo.data.splits import MemberSplit, TimeSplit
     from astrozoo.data.synthetic import SyntheticData
     from astrozoo.data.tasks import FieldTask, downscale, forecast, infill
+    from astrozoo.data.transits import TransitCandidate, period_grid, search_transits, transit_views
 
 __all__ = [
     "DataConfig",
@@ -33,14 +34,18 @@ __all__ = [
     "MemberSplit",
     "SyntheticData",
     "TimeSplit",
+    "TransitCandidate",
     "downscale",
     "forecast",
     "infill",
     "open_dataset",
     "open_fields",
+    "period_grid",
     "prepare",
     "read_light_curve",
+    "search_transits",
     "to_dataset",
+    "transit_views",
 ]
 
 _HOMES = {
@@ -51,14 +56,18 @@ _HOMES = {
     "MemberSplit": "splits",
     "SyntheticData": "synthetic",
     "TimeSplit": "splits",
+    "TransitCandidate": "transits",
     "downscale": "tasks",
     "forecast": "tasks",
     "infill": "tasks",
     "open_dataset": "named",
     "open_fields": "fields",
+    "period_grid": "transits",
     "prepare": "inference",
     "read_light_curve": "light_curves",
+    "search_transits": "transits",
     "to_dataset": "inference",
+    "transit_views": "transits",
 }
 
 

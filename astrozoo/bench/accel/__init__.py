@@ -31,6 +31,8 @@ AREAS = (
     "fits",
     "gaps",
     "statistics",
+    "transits",
+    "folding",
 )  # fmt: skip
 
 

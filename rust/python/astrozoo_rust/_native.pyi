@@ -13,6 +13,28 @@ VERSION: Final[str]
 
 _Keyword: TypeAlias = bool | int | float | str | None
 
+def box_least_squares(
+    time: NDArray[np.float64],
+    flux: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    periods: NDArray[np.float64],
+    durations: NDArray[np.float64],
+    oversample: int,
+    threads: int,
+    /,
+) -> tuple[NDArray[np.float64], ...]: ...
+def fold_views(
+    time: NDArray[np.float64],
+    flux: NDArray[np.float32] | NDArray[np.float64],
+    period: NDArray[np.float64],
+    epoch: NDArray[np.float64],
+    half: NDArray[np.float64],
+    width: NDArray[np.float64],
+    bins: list[int],
+    normalise: bool,
+    threads: int,
+    /,
+) -> list[NDArray[np.floating]]: ...
 def nan_stats(
     values: NDArray[np.float32] | NDArray[np.float64], threads: int, /
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.floating], NDArray[np.floating]]: ...

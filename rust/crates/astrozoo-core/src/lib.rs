@@ -12,7 +12,9 @@ pub mod error;
 pub mod fits;
 pub mod float;
 pub mod gaps;
+pub mod folding;
 pub mod parallel;
 pub mod statistics;
+pub mod transits;
 
 pub use error::Error;

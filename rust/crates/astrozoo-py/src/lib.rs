@@ -6,7 +6,9 @@
 mod arrays;
 mod fits;
 mod gaps;
+mod folding;
 mod statistics;
+mod transits;
 
 use pyo3::prelude::*;
 
@@ -20,6 +22,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     fits::register(module)?;
     gaps::register(module)?;
+    folding::register(module)?;
     statistics::register(module)?;
+    transits::register(module)?;
     Ok(())
 }
