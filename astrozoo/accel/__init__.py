@@ -11,22 +11,20 @@ or `rust`) forces one; `threads=` and `ASTROZOO_NUM_THREADS` limit the threads.
 
 from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
 from astrozoo.accel.fits import FitsTable, read_fits_columns
+from astrozoo.accel.folding import FoldedViews, fold_views
 from astrozoo.accel.gaps import fill_gaps
 from astrozoo.accel.statistics import NanStats, nan_stats, quantiles
-from astrozoo.accel.folding import FoldedViews, fold_views
-from astrozoo.accel.statistics import NanStats, nan_stats
 from astrozoo.accel.transits import BoxSearch, box_least_squares
 
 __all__ = [
     "INTERFACE",
     "AccelInfo",
-    "FitsTable",
-    "NanStats",
-    "fill_gaps",
     "BoxSearch",
+    "FitsTable",
     "FoldedViews",
     "NanStats",
     "box_least_squares",
+    "fill_gaps",
     "fold_views",
     "info",
     "kernels",

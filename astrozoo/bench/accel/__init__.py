@@ -28,9 +28,9 @@ from astrozoo.registry.names import suggest
 __all__ = ["AREAS", "add_arguments", "cases", "measure_case", "run"]
 
 AREAS = (
-    "fits",
-    "gaps",
     "statistics",
+    "gaps",
+    "fits",
     "transits",
     "folding",
 )  # fmt: skip

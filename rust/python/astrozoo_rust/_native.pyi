@@ -5,7 +5,17 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__: list[str]
+__all__ = [
+    "INTERFACE",
+    "SOURCES",
+    "VERSION",
+    "box_least_squares",
+    "fill_gaps",
+    "fold_views",
+    "nan_stats",
+    "quantiles",
+    "read_fits_columns",
+]
 
 INTERFACE: Final[int]
 SOURCES: Final[str]

@@ -11,8 +11,8 @@
 pub mod error;
 pub mod fits;
 pub mod float;
-pub mod gaps;
 pub mod folding;
+pub mod gaps;
 pub mod parallel;
 pub mod statistics;
 pub mod transits;

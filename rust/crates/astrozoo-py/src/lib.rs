@@ -5,8 +5,8 @@
 
 mod arrays;
 mod fits;
-mod gaps;
 mod folding;
+mod gaps;
 mod statistics;
 mod transits;
 
@@ -21,8 +21,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("SOURCES", env!("ASTROZOO_SOURCES"))?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     fits::register(module)?;
-    gaps::register(module)?;
     folding::register(module)?;
+    gaps::register(module)?;
     statistics::register(module)?;
     transits::register(module)?;
     Ok(())
