@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from astrozoo.data.config import DataConfig
     from astrozoo.data.datasets import FieldDataset
     from astrozoo.data.fields import open_fields
+    from astrozoo.data.gaps import fill_gaps
     from astrozoo.data.inference import prepare, to_dataset
     from astrozoo.data.light_curves import LightCurve, read_light_curve
     from astrozoo.data.named import open_dataset
     from astrozoo.data.splits import MemberSplit, TimeSplit
+    from astrozoo.data.summary import describe
     from astrozoo.data.synthetic import SyntheticData
     from astrozoo.data.tasks import FieldTask, downscale, forecast, infill
     from astrozoo.data.transits import TransitCandidate, period_grid, search_transits, transit_views
@@ -35,7 +37,9 @@ __all__ = [
     "SyntheticData",
     "TimeSplit",
     "TransitCandidate",
+    "describe",
     "downscale",
+    "fill_gaps",
     "forecast",
     "infill",
     "open_dataset",
@@ -57,7 +61,9 @@ _HOMES = {
     "SyntheticData": "synthetic",
     "TimeSplit": "splits",
     "TransitCandidate": "transits",
+    "describe": "summary",
     "downscale": "tasks",
+    "fill_gaps": "gaps",
     "forecast": "tasks",
     "infill": "tasks",
     "open_dataset": "named",
