@@ -19,7 +19,7 @@ extensions = [
     "plain_docstrings",
     "registry_pages",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "measured"]  # measured: tables that pages include
 
 # Markdown: ::: fences, definition lists, and anchors for headings that other pages link to.
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]

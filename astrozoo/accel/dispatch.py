@@ -32,7 +32,7 @@ INTERFACE = 1
 
 NUMPY = "numpy"
 _VARIABLE = "ASTROZOO_ACCEL"
-_INSTALL = {"rust": "pip install astrozoo-rust, or `make install` in the repository where cargo is installed"}
+_INSTALL = {"rust": "`make install` in the repository, where cargo is installed, or `pip install ./rust`"}
 
 F = TypeVar("F", bound=Callable[..., Any])
 _references: dict[str, Callable[..., Any]] = {}
