@@ -10,6 +10,7 @@
 
 pub mod error;
 pub mod float;
+pub mod graph_encodings;
 pub mod parallel;
 pub mod statistics;
 
