@@ -10,14 +10,19 @@ or `rust`) forces one; `threads=` and `ASTROZOO_NUM_THREADS` limit the threads.
 """
 
 from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
+from astrozoo.accel.graph_encodings import LaplacianPE, laplacian_pe, random_walk_pe, shortest_paths
 from astrozoo.accel.statistics import NanStats, nan_stats
 
 __all__ = [
     "INTERFACE",
     "AccelInfo",
+    "LaplacianPE",
     "NanStats",
     "info",
     "kernels",
+    "laplacian_pe",
     "nan_stats",
+    "random_walk_pe",
+    "shortest_paths",
     "using",
 ]

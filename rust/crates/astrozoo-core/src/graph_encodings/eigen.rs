@@ -21,7 +21,33 @@ type Piece = [f64; WIDTH];
 pub struct Symmetric {
     size: usize,
     pieces: usize,
-    rows: Vec<Piece>,
+    rows: Pieces,
+}
+
+/// Pieces that do not lie across two cache lines.
+#[derive(Clone, Debug)]
+struct Pieces {
+    numbers: Vec<f64>,
+    offset: usize,
+    count: usize,
+}
+
+impl Pieces {
+    fn zeros(count: usize) -> Self {
+        let numbers = vec![0.0; (count + 1) * WIDTH];
+        let offset = numbers.as_ptr().align_offset(size_of::<Piece>()).min(WIDTH);
+        Self { numbers, offset, count }
+    }
+
+    #[inline(always)]
+    fn get(&self) -> &[Piece] {
+        self.numbers[self.offset..][..self.count * WIDTH].as_chunks().0
+    }
+
+    #[inline(always)]
+    fn get_mut(&mut self) -> &mut [Piece] {
+        self.numbers[self.offset..][..self.count * WIDTH].as_chunks_mut().0
+    }
 }
 
 /// Eigenvalues in ascending order, and a column `vectors[row, count]` for each.
@@ -37,19 +63,19 @@ impl Symmetric {
     /// A matrix of zeros.
     pub fn zeros(size: usize) -> Self {
         let pieces = size.div_ceil(WIDTH);
-        Self { size, pieces, rows: vec![[0.0; WIDTH]; size * pieces] }
+        Self { size, pieces, rows: Pieces::zeros(size * pieces) }
     }
 
     /// Numbers of a row, those of its padding too.
     #[inline(always)]
     pub fn row(&self, row: usize) -> &[f64] {
-        self.rows[row * self.pieces..(row + 1) * self.pieces].as_flattened()
+        self.rows.get()[row * self.pieces..(row + 1) * self.pieces].as_flattened()
     }
 
     /// Numbers of a row, to be changed; the padding must stay zero.
     #[inline(always)]
     pub fn row_mut(&mut self, row: usize) -> &mut [f64] {
-        self.rows[row * self.pieces..(row + 1) * self.pieces].as_flattened_mut()
+        self.rows.get_mut()[row * self.pieces..(row + 1) * self.pieces].as_flattened_mut()
     }
 }
 
@@ -88,15 +114,21 @@ pub fn smallest(mut matrix: Symmetric, skip: usize, count: usize) -> Result<Eige
 /// Diagonal, what stands beside it, and the scale of the reflection whose vector replaces each row of the matrix.
 ///
 /// From the last row to the first, a reflection of the rows before it leaves but one number beside the diagonal. The
-/// part that is still to be reduced is thus the first rows and columns, whose pieces start where rows start.
+/// part that is still to be reduced is thus the first rows and columns, whose pieces start where rows start. What a
+/// reflection changes there is left pending until the next one needs the rows for its product, so that they are read
+/// once for both.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn tridiagonalise(matrix: &mut Symmetric) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let (size, pieces) = (matrix.size, matrix.pieces);
     let (mut diagonal, mut beside, mut scales) = (vec![0.0; size], vec![0.0; size], vec![0.0; size]);
-    let mut along = vec![[0.0; WIDTH]; pieces]; // the vector of the reflection
-    let mut change = vec![[0.0; WIDTH]; pieces];
+    let zeros = || Pieces::zeros(pieces);
+    let (mut along, mut product) = (zeros(), zeros()); // the vector of a reflection, and the matrix times it
+    let mut pending = Pending { along: zeros(), change: zeros() };
     for row in (0..size).rev() {
-        let values = matrix.row_mut(row);
+        let (before, own) = matrix.rows.get_mut().split_at_mut(row * pieces);
+        let own = &mut own[..pieces];
+        pending.apply(row, own);
+        let values = own.as_flattened_mut();
         diagonal[row] = values[row];
         values[row..].fill(0.0);
         if row == 0 {
@@ -106,7 +138,6 @@ fn tridiagonalise(matrix: &mut Symmetric) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         let tail: f64 = values[..row - 1].iter().map(|value| value * value).sum();
         if tail == 0.0 {
             beside[row - 1] = corner;
-            values.fill(0.0);
             continue;
         }
         let length = -(corner * corner + tail).sqrt().copysign(corner);
@@ -117,54 +148,115 @@ fn tridiagonalise(matrix: &mut Symmetric) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         (beside[row - 1], scales[row]) = (length, scale);
 
         let used = row.div_ceil(WIDTH);
-        let (before, own) = matrix.rows.split_at_mut(row * pieces);
-        let along = &mut along[..used];
-        along.copy_from_slice(&own[..used]);
-        let change = &mut change[..used];
-        for (piece, change) in change.iter_mut().enumerate() {
-            *change = product(before, pieces, piece, &along.as_flattened()[..row], scale);
-        }
-        let dot: f64 = (0..row).map(|i| along.as_flattened()[i] * change.as_flattened()[i]).sum();
+        let (vector, change) = (along.get_mut(), product.get_mut());
+        vector[..used].copy_from_slice(&own[..used]);
+        vector[used..].fill([0.0; WIDTH]);
+        pending.apply_and_multiply(before, vector, used, change);
+        let dot: f64 = (0..used).map(|piece| inner(&vector[piece], &change[piece])).sum();
         let share = 0.5 * scale * dot;
-        for (change, along) in change.iter_mut().zip(&*along) {
+        for (change, vector) in change.iter_mut().zip(&*vector) {
             for lane in 0..WIDTH {
-                change[lane] -= share * along[lane];
+                change[lane] = scale * (change[lane] - share * vector[lane]);
             }
         }
-        // Beyond `row` the vector is zero, but not the product.
-        change.as_flattened_mut()[row..].fill(0.0);
-        for (i, values) in before.chunks_exact_mut(pieces).enumerate() {
-            let (one, other) = (along.as_flattened()[i], change.as_flattened()[i]);
-            for ((values, along), change) in values.iter_mut().zip(&*along).zip(&*change) {
-                for lane in 0..WIDTH {
-                    values[lane] -= one * change[lane] + other * along[lane];
-                }
-            }
-        }
+        change.as_flattened_mut()[row..].fill(0.0); // there the vector is zero, but not its product
+        std::mem::swap(&mut pending.along, &mut along);
+        std::mem::swap(&mut pending.change, &mut product);
     }
     (diagonal, beside, scales)
 }
 
-/// One piece of `scale` times the matrix times a vector; by symmetry, of the sum of its rows with the vector as weights.
-#[inline(always)]
-fn product(rows: &[Piece], pieces: usize, piece: usize, vector: &[f64], scale: f64) -> Piece {
-    const APART: usize = 4; // sums that do not wait for each other
-    let mut sums = [[0.0; WIDTH]; APART];
-    let mut column = rows[piece..].iter().step_by(pieces);
-    let (whole, rest) = vector.as_chunks::<APART>();
-    for weights in whole {
-        for apart in 0..APART {
-            if let Some(values) = column.next() {
-                for lane in 0..WIDTH {
-                    sums[apart][lane] += weights[apart] * values[lane];
+/// What the last reflection subtracts from the rows before its own: `along[i] change[j] + change[i] along[j]`.
+struct Pending {
+    along: Pieces,
+    change: Pieces,
+}
+
+impl Pending {
+    #[inline(always)]
+    fn apply(&self, row: usize, values: &mut [Piece]) {
+        let (along, change) = (self.along.get(), self.change.get());
+        let (one, other) = (along.as_flattened()[row], change.as_flattened()[row]);
+        for ((values, along), change) in values.iter_mut().zip(along).zip(change) {
+            *values = less(*values, one, *change, other, *along);
+        }
+    }
+
+    /// Apply it to all rows, in the pieces that are used, and multiply them with `vector`, which is zero beyond them.
+    #[inline(always)]
+    fn apply_and_multiply(&self, rows: &mut [Piece], vector: &[Piece], used: usize, product: &mut [Piece]) {
+        const TOGETHER: usize = 4; // rows whose share of the product is added up before it is stored
+        let pieces = vector.len();
+        let (along, change) = (self.along.get(), self.change.get());
+        let (one, other, weights) = (along.as_flattened(), change.as_flattened(), vector.as_flattened());
+        product.fill([0.0; WIDTH]);
+        for (block, rows) in rows.chunks_mut(TOGETHER * pieces).enumerate() {
+            let first = block * TOGETHER;
+            if rows.len() < TOGETHER * pieces {
+                for (i, values) in rows.chunks_exact_mut(pieces).enumerate() {
+                    self.apply(first + i, &mut values[..used]);
+                    for (product, values) in product.iter_mut().zip(&values[..used]) {
+                        for lane in 0..WIDTH {
+                            product[lane] += weights[first + i] * values[lane];
+                        }
+                    }
                 }
+                continue;
+            }
+            let own = |numbers: &[f64]| -> [f64; TOGETHER] { std::array::from_fn(|i| numbers[first + i]) };
+            let (one, other, weights) = (own(one), own(other), own(weights));
+            let (a, rest) = rows.split_at_mut(pieces);
+            let (b, rest) = rest.split_at_mut(pieces);
+            let (c, d) = rest.split_at_mut(pieces);
+            let columns = a[..used].iter_mut().zip(&mut b[..used]).zip(c[..used].iter_mut().zip(&mut d[..used]));
+            let terms = product[..used].iter_mut().zip(along[..used].iter().zip(&change[..used]));
+            for (((a, b), (c, d)), (product, (along, change))) in columns.zip(terms) {
+                let mut sum = *product;
+                for (i, values) in [a, b, c, d].into_iter().enumerate() {
+                    *values = less(*values, one[i], *change, other[i], *along);
+                    for lane in 0..WIDTH {
+                        sum[lane] += weights[i] * values[lane];
+                    }
+                }
+                *product = sum;
             }
         }
     }
-    for (&weight, values) in rest.iter().zip(column) {
+}
+
+/// `values - one change - other along`. Pieces by value: what may lie anywhere is not put into vectors.
+#[inline(always)]
+fn less(mut values: Piece, one: f64, change: Piece, other: f64, along: Piece) -> Piece {
+    for lane in 0..WIDTH {
+        values[lane] -= one * change[lane] + other * along[lane];
+    }
+    values
+}
+
+#[inline(always)]
+fn inner(one: &Piece, other: &Piece) -> f64 {
+    (0..WIDTH).map(|lane| one[lane] * other[lane]).sum()
+}
+
+/// The sum of the rows with these weights, times `scale`.
+#[inline(always)]
+fn weighted(rows: &[Piece], weights: &[f64], scale: f64) -> Piece {
+    const APART: usize = 4; // sums that do not wait for each other
+    let mut sums = [[0.0; WIDTH]; APART];
+    let mut add = |apart: usize, weight: f64, values: &Piece| {
         for lane in 0..WIDTH {
-            sums[0][lane] += weight * values[lane];
+            sums[apart][lane] += weight * values[lane];
         }
+    };
+    let (whole, rest) = rows[..weights.len()].as_chunks::<APART>();
+    let (whole_weights, rest_weights) = weights.as_chunks::<APART>();
+    for (rows, weights) in whole.iter().zip(whole_weights) {
+        for apart in 0..APART {
+            add(apart, weights[apart], &rows[apart]);
+        }
+    }
+    for (values, &weight) in rest.iter().zip(rest_weights) {
+        add(0, weight, values);
     }
     let mut sum = [0.0; WIDTH];
     for lane in 0..WIDTH {
@@ -256,7 +348,7 @@ fn rotate(rotations: &Rotations, rows: &mut [Piece]) {
 fn reflect(matrix: &Symmetric, scales: &[f64], rows: &mut [Piece]) {
     for (row, &scale) in scales.iter().enumerate().filter(|&(_, &scale)| scale != 0.0) {
         let along = &matrix.row(row)[..row];
-        let sum = product(rows, 1, 0, along, scale);
+        let sum = weighted(rows, along, scale);
         for (values, &along) in rows.iter_mut().zip(along) {
             for lane in 0..WIDTH {
                 values[lane] -= along * sum[lane];

@@ -29,15 +29,46 @@ pub fn hops(arcs: &Arcs, limit: u32, out: &mut [i32], threads: usize) -> Result<
     let threads = parallel::worth(threads, out.len(), GRAIN);
     let parts = arcs.parts(&tasks, out, |_| most, most);
     parallel::map(threads, parts, |(graphs, part)| {
+        let mut ends = Ends::default();
         for (graph, out) in graphs.zip(part.chunks_mut((most * most).max(1))) {
-            of_graph(arcs.graph(graph), most, limit, out);
+            ends.enter(arcs.graph(graph));
+            of_graph(&ends, most, limit, out);
         }
     });
     Ok(())
 }
 
-fn of_graph(graph: Graph<'_>, most: usize, limit: u32, out: &mut [i32]) {
-    let nodes = graph.len();
+/// Targets of the arcs of each node of a graph, each once: an edge that is listed both ways gives every arc twice.
+#[derive(Default)]
+struct Ends {
+    first: Vec<u32>,
+    ends: Vec<u32>,
+    /// The last node that has an arc to this one, plus one.
+    marks: Vec<u32>,
+}
+
+impl Ends {
+    fn enter(&mut self, graph: Graph<'_>) {
+        self.first.clear();
+        self.ends.clear();
+        self.marks.clear();
+        self.marks.resize(graph.len(), 0);
+        self.first.push(0);
+        for node in 0..graph.len() {
+            for &end in graph.ends(node) {
+                let mark = &mut self.marks[end as usize];
+                if *mark != node as u32 + 1 {
+                    *mark = node as u32 + 1;
+                    self.ends.push(end);
+                }
+            }
+            self.first.push(self.ends.len() as u32);
+        }
+    }
+}
+
+fn of_graph(graph: &Ends, most: usize, limit: u32, out: &mut [i32]) {
+    let nodes = graph.first.len() - 1;
     out[nodes * most..].fill(-1);
     let words = nodes.div_ceil(64);
     let mut first = 0;
@@ -55,12 +86,13 @@ fn of_graph(graph: Graph<'_>, most: usize, limit: u32, out: &mut [i32]) {
 
 /// Columns of `out` from `first` on, as many as `WORDS` words hold; and what follows them in the row, if `last`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn search<const WORDS: usize>(graph: Graph<'_>, first: usize, most: usize, limit: u32, out: &mut [i32], last: bool) {
-    let nodes = graph.len();
+fn search<const WORDS: usize>(graph: &Ends, first: usize, most: usize, limit: u32, out: &mut [i32], last: bool) {
+    let nodes = graph.first.len() - 1;
     let mut seen = vec![[0_u64; WORDS]; nodes];
     for node in first..nodes.min(first + 64 * WORDS) {
         seen[node][(node - first) / 64] = 1 << (node % 64);
     }
+    let Ends { ends, first: first_end, .. } = graph;
     let mut frontier = seen.clone();
     let mut new = seen.clone();
     let mut planes: Vec<Vec<[u64; WORDS]>> = Vec::new();
@@ -68,7 +100,7 @@ fn search<const WORDS: usize>(graph: Graph<'_>, first: usize, most: usize, limit
         let mut any = [0; WORDS];
         for node in 0..nodes {
             let mut reached = [0; WORDS];
-            for &end in graph.ends(node) {
+            for &end in &ends[first_end[node] as usize..first_end[node + 1] as usize] {
                 let there = &frontier[end as usize];
                 for word in 0..WORDS {
                     reached[word] |= there[word];
