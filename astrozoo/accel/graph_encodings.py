@@ -186,7 +186,7 @@ def _random_walk_pe(
     rows = _Rows(edges, sizes)
     weights = np.ones(edges.shape[1]) if weights is None else weights
     total = np.bincount(edges[0], weights, minlength=len(rows.local))[edges[0]]
-    chance = np.divide(weights, total, out=np.zeros_like(total), where=total > 0)[rows.order, None]
+    chance = np.divide(weights, total, out=np.zeros(len(total)), where=total > 0)[rows.order, None]
     found = np.empty((len(rows.local), steps))
     power = rows.start().astype(np.float64)
     for step in range(steps):
