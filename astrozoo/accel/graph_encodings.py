@@ -285,8 +285,8 @@ def _batch(edges: ArrayLike, sizes: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         if not np.array_equal(source, target):
             edge = int(np.flatnonzero(source != target)[0])
             raise InputError(
-                f"edges has an edge from node {links[0, edge]} of graph {source[edge]} to node {links[1, edge]} of graph "
-                f"{target[edge]}; expected edges within a graph. Are sizes the numbers of nodes of the graphs?"
+                f"edges has an edge from node {links[0, edge]} of graph {source[edge]} to node {links[1, edge]} of "
+                f"graph {target[edge]}; expected edges within a graph. Are sizes the numbers of nodes of the graphs?"
             )
     return links, counts
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from astrozoo.data.config import DataConfig
     from astrozoo.data.datasets import FieldDataset
     from astrozoo.data.fields import open_fields
+    from astrozoo.data.graph_encodings import distance_graph, encode_graphs
     from astrozoo.data.inference import prepare, to_dataset
     from astrozoo.data.named import open_dataset
     from astrozoo.data.splits import MemberSplit, TimeSplit
@@ -31,7 +32,9 @@ __all__ = [
     "MemberSplit",
     "SyntheticData",
     "TimeSplit",
+    "distance_graph",
     "downscale",
+    "encode_graphs",
     "forecast",
     "infill",
     "open_dataset",
@@ -47,7 +50,9 @@ _HOMES = {
     "MemberSplit": "splits",
     "SyntheticData": "synthetic",
     "TimeSplit": "splits",
+    "distance_graph": "graph_encodings",
     "downscale": "tasks",
+    "encode_graphs": "graph_encodings",
     "forecast": "tasks",
     "infill": "tasks",
     "open_dataset": "named",

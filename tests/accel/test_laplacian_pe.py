@@ -140,7 +140,9 @@ def test_the_interpreter_lock_is_released():
     assert_releases_the_lock(lambda: accel.laplacian_pe(edges, sizes, 8))
 
 
-@pytest.mark.parametrize(("k", "dtype", "message"), [(0, None, "k is 0"), (1.5, None, "k is 1.5"), (2, int, "dtype is")])
+@pytest.mark.parametrize(
+    ("k", "dtype", "message"), [(0, None, "k is 0"), (1.5, None, "k is 1.5"), (2, int, "dtype is")]
+)
 def test_what_is_no_number_of_vectors_is_refused(k, dtype, message):
     with pytest.raises(InputError, match=message):
         accel.laplacian_pe([[0], [1]], [2], k, dtype=dtype or np.float32)
