@@ -42,7 +42,7 @@ impl Arcs {
     pub fn new(edges: &[i64], sizes: &[i64], weights: Option<&[f64]>, direction: Direction) -> Result<Self, Error> {
         let nodes = nodes(sizes)?;
         let total = nodes[sizes.len()];
-        Error::require(edges.len() % 2 == 0 && edges.len() < 1 << 32 && total < 1 << 31, || {
+        Error::require(edges.len().is_multiple_of(2) && edges.len() < 1 << 32 && total < 1 << 31, || {
             format!("{} nodes of edges and {total} nodes are not a batch of up to 2^31 edges and nodes", edges.len())
         })?;
         let (sources, targets) = edges.split_at(edges.len() / 2);

@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn graphs_are_padded_and_threads_change_nothing() {
-        let sizes = vec![3, 1, 40, 0, 17].repeat(20);
+        let sizes = [3, 1, 40, 0, 17].repeat(20);
         let (mut sources, mut targets, mut weights, mut start) = (vec![], vec![], vec![], 0);
         for &size in &sizes {
             for node in 1..size {

@@ -2,9 +2,10 @@
 //!
 //! A breadth-first search from all nodes at once. Every node keeps a word for each 64 targets: which of them it reaches
 //! in as many hops as there were levels. A level is one OR for each arc, which serves 64 pairs or, with up to eight
-//! words side by side, 512. The hops of a pair are kept as bits too, one plane for each power of two, so that a level
-//! adds all its new pairs by an OR into the planes of its number; at the end the planes are spread into integers,
-//! sixteen to a vector, without a branch for any pair.
+//! words side by side, 512. Nodes are sorted by the number of their arcs, and arcs laid out by their number within the
+//! node, so that the loops are long and branches easy to foresee. The hops of a pair are kept as bits too, one plane for
+//! each power of two, so that a level adds all its new pairs by an OR into the planes of its number; at the end the
+//! planes are spread into integers, sixteen to a vector, without a branch for any pair.
 
 use super::arcs::{Arcs, Graph};
 use crate::error::Error;
@@ -13,6 +14,18 @@ use multiversion::multiversion;
 
 /// What one task takes, in pairs of nodes.
 const GRAIN: usize = 1 << 14;
+/// Words in a vector; arrays are filled up to whole ones.
+const BLOCK: usize = 8;
+/// The bit of each lane.
+const ONE_BIT: [u32; 32] = {
+    let mut bits = [1; 32];
+    let mut lane = 1;
+    while lane < 32 {
+        bits[lane] = bits[lane - 1] << 1;
+        lane += 1;
+    }
+    bits
+};
 
 /// Hops of all pairs into `out[graph, node, node]` (source, target), where every graph has the room of the largest.
 ///
@@ -29,128 +42,208 @@ pub fn hops(arcs: &Arcs, limit: u32, out: &mut [i32], threads: usize) -> Result<
     let threads = parallel::worth(threads, out.len(), GRAIN);
     let parts = arcs.parts(&tasks, out, |_| most, most);
     parallel::map(threads, parts, |(graphs, part)| {
-        let mut ends = Ends::default();
+        let (mut steps, mut bits) = (Steps::default(), Bits::default());
         for (graph, out) in graphs.zip(part.chunks_mut((most * most).max(1))) {
-            ends.enter(arcs.graph(graph));
-            of_graph(&ends, most, limit, out);
+            steps.enter(arcs.graph(graph));
+            of_graph(&steps, &mut bits, most, limit, out);
         }
     });
     Ok(())
 }
 
-/// Targets of the arcs of each node of a graph, each once: an edge that is listed both ways gives every arc twice.
-#[derive(Default)]
-struct Ends {
-    first: Vec<u32>,
-    ends: Vec<u32>,
-    /// The last node that has an arc to this one, plus one.
-    marks: Vec<u32>,
+fn of_graph(steps: &Steps, bits: &mut Bits, most: usize, limit: u32, out: &mut [i32]) {
+    let nodes = steps.order.len();
+    out[nodes * most..].fill(-1);
+    let words = nodes.div_ceil(64);
+    for first in (0..words).step_by(8) {
+        let last = words - first <= 8;
+        match words - first {
+            1 => search::<1>(steps, bits, first * 64, most, limit, out, last),
+            2 => search::<2>(steps, bits, first * 64, most, limit, out, last),
+            3 | 4 => search::<4>(steps, bits, first * 64, most, limit, out, last),
+            _ => search::<8>(steps, bits, first * 64, most, limit, out, last),
+        }
+    }
 }
 
-impl Ends {
+/// The arcs of a graph, each once (an edge that is listed both ways gives every arc twice).
+#[derive(Default)]
+struct Steps {
+    /// The nodes, those with most arcs first; what follows numbers them by their place here.
+    order: Vec<u32>,
+    /// Ends of the first arc of each node that has one, of the second of each that has two, and so on.
+    ends: Vec<u32>,
+    /// Where those of each arc start in `ends`, and how many there are.
+    starts: Vec<u32>,
+    // Room for the work.
+    distinct: Vec<u32>,
+    first: Vec<u32>,
+    marks: Vec<u32>,
+    places: Vec<u32>,
+}
+
+impl Steps {
     fn enter(&mut self, graph: Graph<'_>) {
+        let nodes = graph.len();
+        self.distinct.clear();
         self.first.clear();
-        self.ends.clear();
-        self.marks.clear();
-        self.marks.resize(graph.len(), 0);
         self.first.push(0);
-        for node in 0..graph.len() {
+        self.marks.clear();
+        self.marks.resize(nodes, 0); // the last node that has an arc to this one, plus one
+        self.starts.clear();
+        self.starts.push(0); // for now: how many nodes have more arcs than this
+        for node in 0..nodes {
+            let before = self.distinct.len();
             for &end in graph.ends(node) {
                 let mark = &mut self.marks[end as usize];
                 if *mark != node as u32 + 1 {
                     *mark = node as u32 + 1;
-                    self.ends.push(end);
+                    self.distinct.push(end);
                 }
             }
-            self.first.push(self.ends.len() as u32);
+            let count = self.distinct.len() - before;
+            self.first.push(self.distinct.len() as u32);
+            if count >= self.starts.len() {
+                self.starts.resize(count + 1, 0);
+            }
+            self.starts[count] += 1;
+        }
+        let most = self.starts.len() - 1;
+        for count in (0..most).rev() {
+            self.starts[count] += self.starts[count + 1]; // nodes with at least as many arcs
+        }
+        // A node with `count` arcs comes after those with more: counting sort, from the last node to the first.
+        self.order.resize(nodes, 0);
+        self.places.resize(nodes, 0);
+        self.marks.clear();
+        self.marks.extend_from_slice(&self.starts);
+        for node in (0..nodes).rev() {
+            let count = (self.first[node + 1] - self.first[node]) as usize;
+            self.marks[count] -= 1;
+            self.places[node] = self.marks[count];
+            self.order[self.marks[count] as usize] = node as u32;
+        }
+        self.starts.remove(0);
+        let mut sum = 0;
+        for start in &mut self.starts {
+            sum += *start;
+            *start = sum - *start;
+        }
+        self.starts.push(sum);
+        self.ends.resize(sum as usize, 0);
+        for node in 0..nodes {
+            let own = &self.distinct[self.first[node] as usize..self.first[node + 1] as usize];
+            for (start, &end) in self.starts.iter().zip(own) {
+                self.ends[(start + self.places[node]) as usize] = self.places[end as usize];
+            }
         }
     }
 }
 
-fn of_graph(graph: &Ends, most: usize, limit: u32, out: &mut [i32]) {
-    let nodes = graph.first.len() - 1;
-    out[nodes * most..].fill(-1);
-    let words = nodes.div_ceil(64);
-    let mut first = 0;
-    while first < words {
-        let last = words - first <= 8;
-        match words - first {
-            1 => search::<1>(graph, first * 64, most, limit, out, last),
-            2 => search::<2>(graph, first * 64, most, limit, out, last),
-            3 | 4 => search::<4>(graph, first * 64, most, limit, out, last),
-            _ => search::<8>(graph, first * 64, most, limit, out, last),
-        }
-        first += 8;
-    }
+/// Words of each node, kept from graph to graph.
+#[derive(Default)]
+struct Bits {
+    seen: Vec<u64>,
+    frontier: Vec<u64>,
+    new: Vec<u64>,
+    /// One plane after the other, each with the words of all nodes.
+    planes: Vec<u64>,
 }
 
 /// Columns of `out` from `first` on, as many as `WORDS` words hold; and what follows them in the row, if `last`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn search<const WORDS: usize>(graph: &Ends, first: usize, most: usize, limit: u32, out: &mut [i32], last: bool) {
-    let nodes = graph.first.len() - 1;
-    let mut seen = vec![[0_u64; WORDS]; nodes];
-    for node in first..nodes.min(first + 64 * WORDS) {
-        seen[node][(node - first) / 64] = 1 << (node % 64);
-    }
-    let Ends { ends, first: first_end, .. } = graph;
-    let mut frontier = seen.clone();
-    let mut new = seen.clone();
-    let mut planes: Vec<Vec<[u64; WORDS]>> = Vec::new();
-    for level in 1..=limit {
-        let mut any = [0; WORDS];
-        for node in 0..nodes {
-            let mut reached = [0; WORDS];
-            for &end in &ends[first_end[node] as usize..first_end[node + 1] as usize] {
-                let there = &frontier[end as usize];
-                for word in 0..WORDS {
-                    reached[word] |= there[word];
-                }
-            }
-            for word in 0..WORDS {
-                reached[word] &= !seen[node][word];
-                seen[node][word] |= reached[word];
-                any[word] |= reached[word];
-            }
-            new[node] = reached;
+fn search<const WORDS: usize>(
+    steps: &Steps,
+    bits: &mut Bits,
+    first: usize,
+    most: usize,
+    limit: u32,
+    out: &mut [i32],
+    last: bool,
+) {
+    let size = (steps.order.len() * WORDS).next_multiple_of(BLOCK);
+    let Bits { seen, frontier, new, planes } = bits;
+    seen.clear();
+    seen.resize(size, 0);
+    for (place, &node) in steps.order.iter().enumerate() {
+        if let Some(column) = (node as usize).checked_sub(first).filter(|&column| column < 64 * WORDS) {
+            seen[place * WORDS + column / 64] = 1 << (column % 64);
         }
-        if any == [0; WORDS] {
+    }
+    frontier.clear();
+    frontier.extend_from_slice(seen);
+    new.resize(size, 0);
+    planes.clear();
+    let mut count = 0;
+    for level in 1..=limit {
+        advance::<WORDS>(steps, frontier, new);
+        let mut any = 0;
+        for (new, seen) in new.iter_mut().zip(&mut *seen) {
+            *new &= !*seen;
+            *seen |= *new;
+            any |= *new;
+        }
+        if any == 0 {
             break;
         }
         if level.is_power_of_two() {
-            planes.push(vec![[0; WORDS]; nodes]);
+            planes.resize(planes.len() + size, 0);
+            count += 1;
         }
-        for (bit, plane) in planes.iter_mut().enumerate() {
-            if level >> bit & 1 == 1 {
-                for (sum, new) in plane.as_flattened_mut().iter_mut().zip(new.as_flattened()) {
-                    *sum |= new;
-                }
+        for bit in (0..count).filter(|&bit| level >> bit & 1 == 1) {
+            for (sum, new) in planes[bit * size..][..size].iter_mut().zip(&*new) {
+                *sum |= new;
             }
         }
-        std::mem::swap(&mut frontier, &mut new);
+        std::mem::swap(frontier, new);
     }
-    for (node, row) in out.chunks_mut(most.max(1)).take(nodes).enumerate() {
+    for (place, &node) in steps.order.iter().enumerate() {
+        let row = &mut out[node as usize * most..][..most];
         let row = if last { &mut row[first..] } else { &mut row[first..first + 64 * WORDS] };
         for (word, columns) in row.chunks_mut(64).enumerate() {
             if word >= WORDS {
                 columns.fill(-1);
                 continue;
             }
-            let mut spread = [0_i32; 64];
+            let word = place * WORDS + word;
+            let mut spread = [0; 64];
             for (half, spread) in spread.as_chunks_mut::<32>().0.iter_mut().enumerate() {
                 let part = |bits: u64| (bits >> (32 * half)) as u32;
-                let reached = part(seen[node][word]);
-                for lane in 0..32 {
-                    spread[lane] = if reached & (1 << lane) == 0 { -1 } else { 0 };
-                }
-                for (bit, plane) in planes.iter().enumerate() {
-                    let ones = part(plane[node][word]);
-                    for lane in 0..32 {
-                        spread[lane] |= if ones & (1 << lane) == 0 { 0 } else { 1 << bit };
-                    }
+                set(spread, !part(seen[word]), -1);
+                for bit in 0..count {
+                    set(spread, part(planes[bit * size + word]), 1 << bit);
                 }
             }
             columns.copy_from_slice(&spread[..columns.len()]);
         }
+    }
+}
+
+/// Which targets are one step from the frontier of each node's neighbours.
+#[inline(always)]
+fn advance<const WORDS: usize>(steps: &Steps, frontier: &[u64], new: &mut [u64]) {
+    let (there, here) = (frontier.as_chunks::<WORDS>().0, new.as_chunks_mut::<WORDS>().0);
+    let mut arcs = steps.starts.windows(2).map(|arc| &steps.ends[arc[0] as usize..arc[1] as usize]);
+    let ends = arcs.next().unwrap_or_default();
+    for (here, &end) in here.iter_mut().zip(ends) {
+        *here = there[end as usize];
+    }
+    here[ends.len()..].as_flattened_mut().fill(0);
+    for ends in arcs {
+        for (here, &end) in here.iter_mut().zip(ends) {
+            let there = &there[end as usize];
+            for word in 0..WORDS {
+                here[word] |= there[word];
+            }
+        }
+    }
+}
+
+/// Set the bits of `value` in all numbers whose bit of `ones` is set.
+#[inline(always)]
+fn set(numbers: &mut [i32; 32], ones: u32, value: i32) {
+    for (number, bit) in numbers.iter_mut().zip(&ONE_BIT) {
+        *number |= if ones & bit == 0 { 0 } else { value };
     }
 }
 
