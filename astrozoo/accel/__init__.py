@@ -15,6 +15,8 @@ from astrozoo.accel.folding import FoldedViews, fold_views
 from astrozoo.accel.gaps import fill_gaps
 from astrozoo.accel.statistics import NanStats, nan_stats, quantiles
 from astrozoo.accel.transits import BoxSearch, box_least_squares
+from astrozoo.accel.graph_encodings import LaplacianPE, laplacian_pe, random_walk_pe, shortest_paths
+from astrozoo.accel.statistics import NanStats, nan_stats
 
 __all__ = [
     "INTERFACE",
@@ -22,14 +24,18 @@ __all__ = [
     "BoxSearch",
     "FitsTable",
     "FoldedViews",
+    "LaplacianPE",
     "NanStats",
     "box_least_squares",
     "fill_gaps",
     "fold_views",
     "info",
     "kernels",
+    "laplacian_pe",
     "nan_stats",
     "quantiles",
     "read_fits_columns",
+    "random_walk_pe",
+    "shortest_paths",
     "using",
 ]

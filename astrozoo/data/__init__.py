@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from astrozoo.data.datasets import FieldDataset
     from astrozoo.data.fields import open_fields
     from astrozoo.data.gaps import fill_gaps
+    from astrozoo.data.graph_encodings import distance_graph, encode_graphs
     from astrozoo.data.inference import prepare, to_dataset
     from astrozoo.data.light_curves import LightCurve, read_light_curve
     from astrozoo.data.named import open_dataset
@@ -40,6 +41,9 @@ __all__ = [
     "describe",
     "downscale",
     "fill_gaps",
+    "distance_graph",
+    "downscale",
+    "encode_graphs",
     "forecast",
     "infill",
     "open_dataset",
@@ -64,6 +68,9 @@ _HOMES = {
     "describe": "summary",
     "downscale": "tasks",
     "fill_gaps": "gaps",
+    "distance_graph": "graph_encodings",
+    "downscale": "tasks",
+    "encode_graphs": "graph_encodings",
     "forecast": "tasks",
     "infill": "tasks",
     "open_dataset": "named",

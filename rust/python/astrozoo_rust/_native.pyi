@@ -57,3 +57,25 @@ def quantiles(
 def fill_gaps(
     values: NDArray[np.float32] | NDArray[np.float64], times: NDArray[np.float64], max_gap: float, threads: int, /
 ) -> NDArray[np.floating]: ...
+def shortest_paths(
+    edges: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    weights: NDArray[np.float64] | None,
+    limit: float,
+    directed: bool,
+    single: bool,
+    threads: int,
+    /,
+) -> NDArray[np.int32] | NDArray[np.floating]: ...
+def random_walk_pe(
+    edges: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    weights: NDArray[np.float64] | None,
+    steps: int,
+    single: bool,
+    threads: int,
+    /,
+) -> NDArray[np.floating]: ...
+def laplacian_pe(
+    edges: NDArray[np.int64], sizes: NDArray[np.int64], count: int, single: bool, threads: int, /
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]: ...

@@ -13,6 +13,7 @@ pub mod fits;
 pub mod float;
 pub mod folding;
 pub mod gaps;
+pub mod graph_encodings;
 pub mod parallel;
 pub mod statistics;
 pub mod transits;

@@ -7,6 +7,7 @@ mod arrays;
 mod fits;
 mod folding;
 mod gaps;
+mod graph_encodings;
 mod statistics;
 mod transits;
 
@@ -23,6 +24,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     fits::register(module)?;
     folding::register(module)?;
     gaps::register(module)?;
+    graph_encodings::register(module)?;
     statistics::register(module)?;
     transits::register(module)?;
     Ok(())
