@@ -13,10 +13,9 @@ from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
 from astrozoo.accel.fits import FitsTable, read_fits_columns
 from astrozoo.accel.folding import FoldedViews, fold_views
 from astrozoo.accel.gaps import fill_gaps
+from astrozoo.accel.graph_encodings import LaplacianPE, laplacian_pe, random_walk_pe, shortest_paths
 from astrozoo.accel.statistics import NanStats, nan_stats, quantiles
 from astrozoo.accel.transits import BoxSearch, box_least_squares
-from astrozoo.accel.graph_encodings import LaplacianPE, laplacian_pe, random_walk_pe, shortest_paths
-from astrozoo.accel.statistics import NanStats, nan_stats
 
 __all__ = [
     "INTERFACE",
@@ -34,8 +33,8 @@ __all__ = [
     "laplacian_pe",
     "nan_stats",
     "quantiles",
-    "read_fits_columns",
     "random_walk_pe",
+    "read_fits_columns",
     "shortest_paths",
     "using",
 ]

@@ -28,12 +28,12 @@ from astrozoo.registry.names import suggest
 __all__ = ["AREAS", "add_arguments", "cases", "measure_case", "run"]
 
 AREAS = (
-    "graph_encodings",
     "statistics",
     "gaps",
     "fits",
     "transits",
     "folding",
+    "graph_encodings",
 )  # fmt: skip
 
 

@@ -12,9 +12,12 @@ __all__ = [
     "box_least_squares",
     "fill_gaps",
     "fold_views",
+    "laplacian_pe",
     "nan_stats",
     "quantiles",
+    "random_walk_pe",
     "read_fits_columns",
+    "shortest_paths",
 ]
 
 INTERFACE: Final[int]
