@@ -10,6 +10,8 @@ or `rust`) forces one; `threads=` and `ASTROZOO_NUM_THREADS` limit the threads.
 """
 
 from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
+from astrozoo.accel.patches import patch_batch
+from astrozoo.accel.regridding import regrid_conservative
 from astrozoo.accel.statistics import NanStats, nan_stats
 
 __all__ = [
@@ -19,5 +21,7 @@ __all__ = [
     "info",
     "kernels",
     "nan_stats",
+    "patch_batch",
+    "regrid_conservative",
     "using",
 ]

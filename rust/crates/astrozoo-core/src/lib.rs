@@ -11,6 +11,8 @@
 pub mod error;
 pub mod float;
 pub mod parallel;
+pub mod patches;
+pub mod regridding;
 pub mod statistics;
 
 pub use error::Error;

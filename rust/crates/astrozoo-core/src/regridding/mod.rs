@@ -1,0 +1,7 @@
+//! Regridding between rectilinear latitude-longitude grids.
+
+mod conservative;
+mod runs;
+
+pub use conservative::regrid_conservative;
+pub use runs::Runs;
