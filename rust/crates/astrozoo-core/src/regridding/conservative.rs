@@ -6,14 +6,16 @@
 //! one multiplication, where a sparse matrix over all pairs of cells takes as many as cells overlap, and reads
 //! an index for each.
 //!
-//! A row is first summed as if nothing were missing. Only where the sum is not finite is it done again, while its rows
-//! are in the cache, with the known weight beside it.
+//! Rows are summed as if nothing were missing. Only columns whose sum is not finite are summed again, while they are in
+//! the cache, with the known weight beside; land and sea lie together, so these are few.
 
 use super::runs::Runs;
+use super::turns::Turns;
 use crate::error::Error;
 use crate::float::Float;
 use crate::parallel;
 use multiversion::multiversion;
+use std::borrow::Borrow;
 
 /// Columns whose sums are kept in registers.
 const COLUMNS: usize = 32;
@@ -63,29 +65,6 @@ struct Plan<'a> {
     least: f64,
 }
 
-/// Runs of columns, all made as long as the longest with weights of zero: their loop has a fixed length.
-struct Turns {
-    first: Vec<usize>,
-    weights: Vec<f64>,
-    length: usize,
-    /// Columns that a row must hold so that no run reaches beyond it: those from the beginning follow those at the end.
-    width: usize,
-}
-
-impl Turns {
-    fn new(columns: &Runs<'_>) -> Self {
-        let length = columns.longest();
-        let mut weights = Vec::with_capacity(length * columns.len());
-        for (_, run) in columns.iter() {
-            weights.extend_from_slice(run);
-            weights.extend(std::iter::repeat_n(0.0, length - run.len()));
-        }
-        let first: Vec<usize> = columns.iter().map(|(first, _)| first).collect();
-        let last = first.iter().max().map_or(0, |first| first + length);
-        Self { first, weights, length, width: last.max(columns.size) }
-    }
-}
-
 /// Target rows from `row` on, counted through all fields.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn target_rows<T: Float>(plan: &Plan<'_>, values: &[T], row: usize, made: &mut [T]) {
@@ -102,154 +81,117 @@ fn target_rows<T: Float>(plan: &Plan<'_>, values: &[T], row: usize, made: &mut [
             continue; // outside the source grid: it stays NaN
         }
         let source = &values[(field * rows.size + first) * width..][..weights.len() * width];
-        if sum_rows(source, weights, &mut sums[..width]) {
-            go_around(&mut sums, width);
-            sum_padded_runs(&plan.turns, &sums, &mut cells);
-            let total = rows.totals[target];
-            for i in 0..made.len() {
-                let share = total * columns.totals[i];
-                made[i] = T::from_f64(if share >= plan.least { cells[i] / share } else { f64::NAN });
+        let total = rows.totals[target];
+        sum_rows(source, weights, &mut sums[..width]);
+        match sum_known(source, weights, total, &mut sums[..width], &mut known[..width]) {
+            Found::Whole => {
+                plan.turns.sum(&mut sums, &mut cells);
+                scale(&columns.totals, total, &mut shares);
             }
-            continue;
+            Found::Gaps => {
+                plan.turns.sum(&mut sums, &mut cells);
+                plan.turns.sum(&mut known, &mut shares);
+            }
+            Found::Infinities => {
+                plan.turns.sum_infinite(columns, &mut sums, &mut cells);
+                plan.turns.sum(&mut known, &mut shares);
+            }
         }
-        let finite = sum_known_rows(source, weights, &mut sums[..width], &mut known[..width]);
-        go_around(&mut sums, width);
-        go_around(&mut known, width);
-        if finite {
-            sum_padded_runs(&plan.turns, &sums, &mut cells);
-        } else {
-            sum_runs(columns, &sums, &mut cells); // no infinity may meet a weight of zero
-        }
-        sum_padded_runs(&plan.turns, &known, &mut shares);
-        for i in 0..made.len() {
-            made[i] = T::from_f64(if shares[i] >= plan.least { cells[i] / shares[i] } else { f64::NAN });
+        for ((made, cell), &share) in made.iter_mut().zip(&cells).zip(&shares) {
+            let mean = cell / share;
+            *made = T::from_f64(if share >= plan.least { mean } else { f64::NAN });
         }
     }
 }
 
-/// Weighted sum of rows of as many columns as `sums` has; false if one is not finite.
+/// What the source rows of a target row hold.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Found {
+    Whole,
+    Gaps,
+    Infinities,
+}
+
+/// Weighted sum of rows.
+///
+/// Row by row, in the order of memory: the sums stay in the first cache level, and memory is read as one stream.
 #[inline(always)]
-fn sum_rows<T: Float>(source: &[T], weights: &[f64], sums: &mut [f64]) -> bool {
+fn sum_rows<T: Float>(source: &[T], weights: &[f64], sums: &mut [f64]) {
+    sums.fill(0.0);
+    for (&weight, row) in weights.iter().zip(source.chunks_exact(sums.len())) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum += weight * value.to_f64();
+        }
+    }
+}
+
+/// Sum again, over what is known, the columns whose sums are not finite; `known` becomes the weight that each column
+/// knows, out of `total`, unless all know all of it.
+#[inline(always)]
+fn sum_known<T: Float>(source: &[T], weights: &[f64], total: f64, sums: &mut [f64], known: &mut [f64]) -> Found {
     let width = sums.len();
-    let mut zeros = [0.0; COLUMNS];
-    let (blocks, rest) = sums.as_chunks_mut::<COLUMNS>();
-    let mut column = 0;
-    for block in blocks {
-        let mut sum = [0.0; COLUMNS];
-        for (&weight, row) in weights.iter().zip(source.chunks_exact(width)) {
-            if let Some(row) = row[column..].first_chunk::<COLUMNS>() {
-                for i in 0..COLUMNS {
-                    sum[i] += weight * row[i].to_f64();
+    let mut found = Found::Whole;
+    let mut done = 0;
+    while done < width {
+        let end = width.min(done + COLUMNS);
+        if !all_finite(&sums[done..end]) {
+            if found == Found::Whole {
+                known[..done].fill(total);
+                found = Found::Gaps;
+            }
+            // The last block reaches back over columns that are done, which come out the same again.
+            let start = end.saturating_sub(COLUMNS).min(done);
+            let (sums, known) = (&mut sums[start..end], &mut known[start..end]);
+            if let (Some(sums), Some(known)) = (sums.first_chunk_mut::<COLUMNS>(), known.first_chunk_mut()) {
+                let rows = source.chunks_exact(width).filter_map(|row| row[start..].first_chunk::<COLUMNS>());
+                (*sums, *known) = sum_known_block::<T, _, COLUMNS>(rows, weights);
+            } else {
+                for (column, (sum, known)) in sums.iter_mut().zip(known).enumerate() {
+                    let rows = source.chunks_exact(width).map(|row| [row[column]]);
+                    ([*sum], [*known]) = sum_known_block::<T, _, 1>(rows, weights);
                 }
             }
-        }
-        for i in 0..COLUMNS {
-            zeros[i] += sum[i] * 0.0;
-        }
-        *block = sum;
-        column += COLUMNS;
-    }
-    for sum in rest {
-        *sum = weights.iter().zip(source.chunks_exact(width)).map(|(weight, row)| weight * row[column].to_f64()).sum();
-        zeros[0] += *sum * 0.0;
-        column += 1;
-    }
-    zeros.iter().sum::<f64>() == 0.0
-}
-
-/// The same over known values, with the sum of their weights.
-#[inline(always)]
-fn sum_known_rows<T: Float>(source: &[T], weights: &[f64], sums: &mut [f64], known: &mut [f64]) -> bool {
-    let width = sums.len();
-    let mut zeros = [0.0; COLUMNS];
-    let (blocks, rest) = sums.as_chunks_mut::<COLUMNS>();
-    let (known_blocks, known_rest) = known.as_chunks_mut::<COLUMNS>();
-    let mut column = 0;
-    for (block, known_block) in blocks.iter_mut().zip(known_blocks) {
-        let mut sum = [0.0; COLUMNS];
-        let mut share = [0.0; COLUMNS];
-        for (&weight, row) in weights.iter().zip(source.chunks_exact(width)) {
-            if let Some(row) = row[column..].first_chunk::<COLUMNS>() {
-                for i in 0..COLUMNS {
-                    let value = row[i];
-                    sum[i] += if value.is_nan() { 0.0 } else { weight * value.to_f64() };
-                    share[i] += if value.is_nan() { 0.0 } else { weight };
-                }
+            if !all_finite(sums) {
+                found = Found::Infinities;
             }
+        } else if found != Found::Whole {
+            known[done..end].fill(total);
         }
-        for i in 0..COLUMNS {
-            zeros[i] += sum[i] * 0.0;
-        }
-        (*block, *known_block) = (sum, share);
-        column += COLUMNS;
+        done = end;
     }
-    for (sum, share) in rest.iter_mut().zip(known_rest) {
-        (*sum, *share) = (0.0, 0.0);
-        for (&weight, row) in weights.iter().zip(source.chunks_exact(width)) {
-            if !row[column].is_nan() {
-                *sum += weight * row[column].to_f64();
-                *share += weight;
-            }
-        }
-        zeros[0] += *sum * 0.0;
-        column += 1;
-    }
-    zeros.iter().sum::<f64>() == 0.0
+    found
 }
 
-/// Columns from the beginning once more behind the last of `width`.
+/// Weighted sums of known values, and of their weights, in registers.
 #[inline(always)]
-fn go_around(row: &mut [f64], width: usize) {
-    for i in width..row.len() {
-        row[i] = row[i - width];
-    }
-}
-
-/// Weighted sums of runs of a finite row.
-#[inline(always)]
-fn sum_padded_runs(turns: &Turns, row: &[f64], sums: &mut [f64]) {
-    match turns.length {
-        1 => sum_fixed_runs::<1>(turns, row, sums),
-        2 => sum_fixed_runs::<2>(turns, row, sums),
-        3 => sum_fixed_runs::<3>(turns, row, sums),
-        4 => sum_fixed_runs::<4>(turns, row, sums),
-        5 => sum_fixed_runs::<5>(turns, row, sums),
-        6 => sum_fixed_runs::<6>(turns, row, sums),
-        7 => sum_fixed_runs::<7>(turns, row, sums),
-        8 => sum_fixed_runs::<8>(turns, row, sums),
-        length => {
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = dot(&turns.weights[i * length..][..length], &row[turns.first[i]..]);
-            }
+fn sum_known_block<T: Float, R: Borrow<[T; N]>, const N: usize>(
+    rows: impl Iterator<Item = R>,
+    weights: &[f64],
+) -> ([f64; N], [f64; N]) {
+    let mut sums = [0.0; N];
+    let mut known = [0.0; N];
+    for (row, &weight) in rows.zip(weights) {
+        let row: &[T; N] = row.borrow();
+        for i in 0..N {
+            // Products with zero instead of skipped sums, which would become masked stores that the next row waits for.
+            let (value, one) = if row[i].is_nan() { (0.0, 0.0) } else { (row[i].to_f64(), 1.0) };
+            sums[i] += weight * value;
+            known[i] += weight * one;
         }
     }
+    (sums, known)
 }
 
 #[inline(always)]
-fn sum_fixed_runs<const N: usize>(turns: &Turns, row: &[f64], sums: &mut [f64]) {
-    let (weights, _) = turns.weights.as_chunks::<N>();
-    for ((sum, weights), &first) in sums.iter_mut().zip(weights).zip(&turns.first) {
-        if let Some(run) = row[first..].first_chunk::<N>() {
-            let mut total = 0.0;
-            for i in 0..N {
-                total += weights[i] * run[i];
-            }
-            *sum = total;
-        }
-    }
-}
-
-/// Weighted sums of runs of any row.
-#[inline(always)]
-fn sum_runs(columns: &Runs<'_>, row: &[f64], sums: &mut [f64]) {
-    for (sum, (first, weights)) in sums.iter_mut().zip(columns.iter()) {
-        *sum = dot(weights, &row[first..]);
-    }
+fn all_finite(sums: &[f64]) -> bool {
+    sums.iter().fold(true, |finite, sum| finite & sum.is_finite())
 }
 
 #[inline(always)]
-fn dot(weights: &[f64], row: &[f64]) -> f64 {
-    weights.iter().zip(row).map(|(weight, value)| weight * value).sum()
+fn scale(values: &[f64], factor: f64, scaled: &mut [f64]) {
+    for (scaled, value) in scaled.iter_mut().zip(values) {
+        *scaled = factor * value;
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod conservative;
 mod runs;
+mod turns;
 
 pub use conservative::regrid_conservative;
 pub use runs::Runs;
