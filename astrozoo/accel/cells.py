@@ -84,25 +84,29 @@ def _key(name: str, axis: ArrayLike) -> _Axis:
 
 @lru_cache(maxsize=64)
 def _latitude_overlaps(source: _Axis, target: _Axis) -> Overlaps:
-    (low, high, descending), (to_low, to_high, _) = _rows(source), _rows(target)
-    return _overlaps(low, high, to_low, to_high, len(low), descending)
+    low, high = _rows(source)
+    return _overlaps(low, high, *_rows(target), len(low), period=None)
 
 
 @lru_cache(maxsize=64)
 def _longitude_overlaps(source: _Axis, target: _Axis) -> Overlaps:
-    (low, high, westward), (to_low, to_high, _) = _columns(source), _columns(target)
-    width = to_high - to_low
-    to_low = low[0] + np.mod(to_low - low[0], _CIRCLE)
-    # A target cell starts within one turn behind the first source cell, so it ends within two.
-    twice = np.concatenate([low, low + _CIRCLE]), np.concatenate([high, high + _CIRCLE])
-    return _overlaps(*twice, to_low, to_low + width, len(low), westward)
+    low, high = _columns(source)
+    return _overlaps(low, high, *_columns(target), len(low), period=_CIRCLE)
 
 
 def _overlaps(
-    low: np.ndarray, high: np.ndarray, to_low: np.ndarray, to_high: np.ndarray, size: int, reverse: bool
+    low: np.ndarray, high: np.ndarray, to_low: np.ndarray, to_high: np.ndarray, size: int, period: float | None
 ) -> Overlaps:
-    """Overlaps with ascending source cells, of which the caller has `size`, in reverse order if `reverse`."""
+    """Overlaps of cells whose bounds ascend or descend along the axis."""
     width = to_high - to_low
+    reverse = low[0] > low[-1]
+    if reverse:
+        low, high = low[::-1], high[::-1]
+    if period is not None:
+        # A target cell starts within one turn behind the first source cell, so it ends within two.
+        to_low = low[0] + np.mod(to_low - low[0], period)
+        to_high = to_low + width
+        low, high = np.concatenate([low, low + period]), np.concatenate([high, high + period])
     first = np.searchsorted(high, to_low + _SLIVER * width, side="right")
     count = np.maximum(np.searchsorted(low, to_high - _SLIVER * width, side="left") - first, 0)
     start = np.concatenate([[0], np.cumsum(count)])
@@ -120,8 +124,8 @@ def _overlaps(
     return overlaps
 
 
-def _rows(axis: _Axis) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Sines of the lower and upper bounds, ascending, and whether the axis descends."""
+def _rows(axis: _Axis) -> tuple[np.ndarray, np.ndarray]:
+    """Sines of the lower and of the upper bounds, in the order of the axis."""
     values = _finite(axis)
     if np.any(np.abs(values) > 90.001):
         raise InputError(f"{axis.name} reaches {_largest(values):g}; expected degrees north, from -90 to 90.")
@@ -137,15 +141,14 @@ def _rows(axis: _Axis) -> tuple[np.ndarray, np.ndarray, bool]:
     else:
         low, high = values.min(axis=1), values.max(axis=1)
         _steps(axis, np.diff(low)), _steps(axis, np.diff(high))
-    descending = bool(low[0] > low[-1])
     low, high = (np.sin(np.deg2rad(np.clip(end, -90.0, 90.0))) for end in (low, high))
     if not np.all(low < high):
         raise InputError(f"{axis.name} has cells without area.")
-    return (low[::-1], high[::-1], True) if descending else (low, high, False)
+    return low, high
 
 
-def _columns(axis: _Axis) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Western and eastern bounds, ascending without a seam, and whether the axis runs westward."""
+def _columns(axis: _Axis) -> tuple[np.ndarray, np.ndarray]:
+    """Western and eastern bounds, in the order of the axis, without a seam."""
     values = _finite(axis)
     if values.ndim == 1:
         step = _steps(axis, _turns(values))
@@ -174,10 +177,9 @@ def _columns(axis: _Axis) -> tuple[np.ndarray, np.ndarray, bool]:
         centre = centre[0] + np.concatenate([[0.0], np.cumsum(step)])
         low, high = centre - width / 2, centre + width / 2
         _steps(axis, np.diff(low)), _steps(axis, np.diff(high))
-    westward = bool(low[0] > low[-1])
     if not np.all(low < high) or max(high[0], high[-1]) - min(low[0], low[-1]) > _CIRCLE * (1 + 1e-6):
         raise InputError(f"{axis.name} has cells without width, or cells that reach more than once around the circle.")
-    return (low[::-1], high[::-1], True) if westward else (low, high, False)
+    return low, high
 
 
 def _edges(centres: np.ndarray, step: np.ndarray, before: float, after: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from astrozoo.errors import InputError
 
 __all__ = ["patch_batch"]
 
-_STORED = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
+_STORED: dict[str, np.dtype] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 
 
 def patch_batch(

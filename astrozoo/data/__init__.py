@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from astrozoo.data.fields import open_fields
     from astrozoo.data.inference import prepare, to_dataset
     from astrozoo.data.named import open_dataset
+    from astrozoo.data.patches import RandomPatches
+    from astrozoo.data.regridding import regrid
     from astrozoo.data.splits import MemberSplit, TimeSplit
     from astrozoo.data.synthetic import SyntheticData
     from astrozoo.data.tasks import FieldTask, downscale, forecast, infill
@@ -29,6 +31,7 @@ __all__ = [
     "FieldDataset",
     "FieldTask",
     "MemberSplit",
+    "RandomPatches",
     "SyntheticData",
     "TimeSplit",
     "downscale",
@@ -37,6 +40,7 @@ __all__ = [
     "open_dataset",
     "open_fields",
     "prepare",
+    "regrid",
     "to_dataset",
 ]
 
@@ -45,6 +49,7 @@ _HOMES = {
     "FieldDataset": "datasets",
     "FieldTask": "tasks",
     "MemberSplit": "splits",
+    "RandomPatches": "patches",
     "SyntheticData": "synthetic",
     "TimeSplit": "splits",
     "downscale": "tasks",
@@ -53,6 +58,7 @@ _HOMES = {
     "open_dataset": "named",
     "open_fields": "fields",
     "prepare": "inference",
+    "regrid": "regridding",
     "to_dataset": "inference",
 }
 

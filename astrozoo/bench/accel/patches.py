@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def _patches(threads: int, *, dtype: str) -> Setup:
 
     # In bfloat16 the float32 arithmetic of the peers may round to the neighbour, 1/64 away for values of 4.
     error = 1e-6 if dtype == "float32" else 0.02
-    options = {"size": (_SIZE, _SIZE), "mean": mean, "std": std, "dtype": dtype, "threads": threads}
+    options: dict[str, Any] = {"size": (_SIZE, _SIZE), "mean": mean, "std": std, "dtype": dtype, "threads": threads}
     flips = {"flip_lat": flip_lat, "flip_lon": flip_lon}
     values = _SAMPLES * 5 * _SIZE * _SIZE
     return Setup(

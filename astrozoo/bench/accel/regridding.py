@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,13 @@ def _axes(lats: int, lons: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _regrid(
-    threads: int, *, fields: int, source: tuple[int, int], target: tuple[int, int], land: float, least_ratio: float | None
+    threads: int,
+    *,
+    fields: int,
+    source: tuple[int, int],
+    target: tuple[int, int],
+    land: float,
+    least_ratio: float | None,
 ) -> Setup:
     from scipy import sparse
 
@@ -70,8 +77,8 @@ def _continents(lats: int, lons: int) -> np.ndarray:
     return np.cos(lat) * np.sin(2 * lon + 3 * lat) + np.sin(2 * lat) * np.cos(3 * lon)
 
 
-_QUARTER = {"fields": 8, "source": (721, 1440), "target": (181, 360), "least_ratio": 15.0}
-_COARSE = {"fields": 64, "source": (46, 72), "target": (32, 64), "least_ratio": 1.5}
+_QUARTER: dict[str, Any] = {"fields": 8, "source": (721, 1440), "target": (181, 360), "least_ratio": 15.0}
+_COARSE: dict[str, Any] = {"fields": 64, "source": (46, 72), "target": (32, 64), "least_ratio": 1.5}
 
 CASES = [
     Case(
