@@ -29,6 +29,12 @@ def _patches(threads: int, *, dtype: str) -> Setup:
     single_mean, single_std = (moments.astype(np.float32)[:, None, None] for moments in (mean, std))
     draws = list(zip(times, lats, lons, flip_lat, flip_lon, strict=True))
 
+    # All write into buffers that are used again, as a training loop's are: new memory costs more than the work.
+    shape = (_SAMPLES, 5, _SIZE, _SIZE)
+    out = np.empty(shape, np.float32 if dtype == "float32" else np.uint16)
+    numpy_batch, numpy_bits = np.empty(shape, np.float32), np.empty(shape, np.uint16)
+    torch_batch, torch_bits = torch.empty(shape), torch.empty(shape, dtype=torch.bfloat16)
+
     def with_numpy() -> np.ndarray:
         crops = []
         for time, lat, lon, upside_down, mirrored in draws:
@@ -39,11 +45,12 @@ def _patches(threads: int, *, dtype: str) -> Setup:
                 crop = np.take(crop, np.arange(lon, lon + _SIZE), axis=2, mode="wrap")
             crop = crop[:, :: -1 if upside_down else 1, :: -1 if mirrored else 1]
             crops.append(np.nan_to_num((crop - single_mean) / single_std, copy=False, posinf=np.inf, neginf=-np.inf))
-        batch = np.stack(crops)
+        np.stack(crops, out=numpy_batch)
         if dtype == "float32":
-            return batch
-        bits = batch.view(np.uint32)
-        return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+            return numpy_batch
+        bits = numpy_batch.view(np.uint32)
+        np.copyto(numpy_bits, (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16, casting="unsafe")
+        return numpy_bits
 
     tensor = torch.from_numpy(cube)
     tensor_mean, tensor_std = torch.from_numpy(single_mean), torch.from_numpy(single_std)
@@ -59,8 +66,9 @@ def _patches(threads: int, *, dtype: str) -> Setup:
             if dims := [dim for dim, flip in ((1, upside_down), (2, mirrored)) if flip]:
                 crop = crop.flip(dims)
             crops.append(crop)
-        batch = torch.stack(crops).sub_(tensor_mean).div_(tensor_std).nan_to_num_(0.0, torch.inf, -torch.inf)
-        return batch if dtype == "float32" else batch.bfloat16()
+        torch.stack(crops, out=torch_batch)
+        torch_batch.sub_(tensor_mean).div_(tensor_std).nan_to_num_(0.0, torch.inf, -torch.inf)
+        return torch_batch if dtype == "float32" else torch_bits.copy_(torch_batch)
 
     def numbers(batch: np.ndarray | torch.Tensor) -> np.ndarray:
         if isinstance(batch, np.ndarray):
@@ -74,7 +82,14 @@ def _patches(threads: int, *, dtype: str) -> Setup:
 
     # In bfloat16 the float32 arithmetic of the peers may round to the neighbour, 1/64 away for values of 4.
     error = 1e-6 if dtype == "float32" else 0.02
-    options: dict[str, Any] = {"size": (_SIZE, _SIZE), "mean": mean, "std": std, "dtype": dtype, "threads": threads}
+    options: dict[str, Any] = {
+        "size": (_SIZE, _SIZE),
+        "mean": mean,
+        "std": std,
+        "dtype": dtype,
+        "threads": threads,
+        "out": out,
+    }
     flips = {"flip_lat": flip_lat, "flip_lon": flip_lon}
     values = _SAMPLES * 5 * _SIZE * _SIZE
     return Setup(

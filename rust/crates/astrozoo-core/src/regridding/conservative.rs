@@ -19,8 +19,10 @@ use std::borrow::Borrow;
 
 /// Columns whose sums are kept in registers.
 const COLUMNS: usize = 32;
-/// Values that one task reads, about.
-const TASK: usize = 1 << 17;
+/// Values that one task reads and writes, about.
+const TASK: usize = 1 << 16;
+/// Values that are worth a thread.
+const GRAIN: usize = 1 << 17;
 
 /// Means `[field, target row, target column]` of `values[field, row, column]` over the known part of each target cell.
 ///
@@ -52,7 +54,7 @@ pub fn regrid_conservative<T: Float>(
     let plan = Plan { rows, columns, turns: Turns::new(columns), least };
     let cost = (values.len() + result.len()).div_ceil(fields * rows.len());
     let rows_per_task = (TASK / cost.max(1)).max(1);
-    let threads = parallel::worth(threads, values.len() + result.len(), TASK);
+    let threads = parallel::worth(threads, values.len() + result.len(), GRAIN);
     let tasks: Vec<_> = result.chunks_mut(rows_per_task * columns.len()).enumerate().collect();
     parallel::map(threads, tasks, |(task, made)| target_rows(&plan, values, task * rows_per_task, made));
     Ok(result)
