@@ -16,6 +16,9 @@ from astrozoo.accel.gaps import fill_gaps
 from astrozoo.accel.graph_encodings import LaplacianPE, laplacian_pe, random_walk_pe, shortest_paths
 from astrozoo.accel.statistics import NanStats, nan_stats, quantiles
 from astrozoo.accel.transits import BoxSearch, box_least_squares
+from astrozoo.accel.patches import patch_batch
+from astrozoo.accel.regridding import regrid_conservative
+from astrozoo.accel.statistics import NanStats, nan_stats
 
 __all__ = [
     "INTERFACE",
@@ -36,5 +39,7 @@ __all__ = [
     "random_walk_pe",
     "read_fits_columns",
     "shortest_paths",
+    "patch_batch",
+    "regrid_conservative",
     "using",
 ]

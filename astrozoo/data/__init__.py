@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from astrozoo.data.inference import prepare, to_dataset
     from astrozoo.data.light_curves import LightCurve, read_light_curve
     from astrozoo.data.named import open_dataset
+    from astrozoo.data.patches import RandomPatches
+    from astrozoo.data.regridding import regrid
     from astrozoo.data.splits import MemberSplit, TimeSplit
     from astrozoo.data.summary import describe
     from astrozoo.data.synthetic import SyntheticData
@@ -35,6 +37,7 @@ __all__ = [
     "FieldTask",
     "LightCurve",
     "MemberSplit",
+    "RandomPatches",
     "SyntheticData",
     "TimeSplit",
     "TransitCandidate",
@@ -51,6 +54,7 @@ __all__ = [
     "prepare",
     "read_light_curve",
     "search_transits",
+    "regrid",
     "to_dataset",
     "transit_views",
 ]
@@ -61,6 +65,7 @@ _HOMES = {
     "FieldTask": "tasks",
     "LightCurve": "light_curves",
     "MemberSplit": "splits",
+    "RandomPatches": "patches",
     "SyntheticData": "synthetic",
     "TimeSplit": "splits",
     "TransitCandidate": "transits",
@@ -77,6 +82,7 @@ _HOMES = {
     "prepare": "inference",
     "read_light_curve": "light_curves",
     "search_transits": "transits",
+    "regrid": "regridding",
     "to_dataset": "inference",
     "transit_views": "transits",
 }

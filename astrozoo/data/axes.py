@@ -17,6 +17,7 @@ from astrozoo.errors import DataError
 
 __all__ = [
     "DIMS",
+    "horizontal_axes",
     "is_curvilinear",
     "is_periodic",
     "poles_on_grid",
@@ -104,6 +105,29 @@ def standard_axes(dataset: xr.Dataset, where: str) -> xr.Dataset:
     if "level" in dataset.coords and "level" in dataset.dims:
         dataset = _pressure_in_hpa(dataset)
     return dataset
+
+
+def horizontal_axes(dataset: xr.Dataset, where: str) -> tuple[tuple[Hashable, Hashable], tuple[Hashable, Hashable]]:
+    """Dimension and coordinate of latitude, and of longitude, under the names that the dataset gives them.
+
+    Raises:
+        DataError: There are not exactly one latitude and one longitude, or the grid is curvilinear.
+    """
+    found: dict[str, list[tuple[Hashable, Hashable]]] = {"lat": [], "lon": []}
+    for dim in dataset.dims:
+        role, coordinate = _role(dataset, dim)
+        if role in found and coordinate is not None:
+            found[role].append((dim, coordinate))
+    if is_curvilinear(dataset) and not all(found.values()):
+        raise DataError(
+            f"the grid of {where} is curvilinear (two-dimensional latitudes); expected one latitude for each row and "
+            "one longitude for each column."
+        )
+    for role, axes in found.items():
+        if len(axes) != 1:
+            names = ", ".join(str(dim) for dim, _ in axes) or "none"
+            raise DataError(f"{where} must have one {role} axis with coordinate values; found: {names}.")
+    return found["lat"][0], found["lon"][0]
 
 
 def standard_latitude(dataset: xr.Dataset, where: str) -> xr.Dataset:

@@ -15,6 +15,8 @@ pub mod folding;
 pub mod gaps;
 pub mod graph_encodings;
 pub mod parallel;
+pub mod patches;
+pub mod regridding;
 pub mod statistics;
 pub mod transits;
 

@@ -8,6 +8,8 @@ mod fits;
 mod folding;
 mod gaps;
 mod graph_encodings;
+mod patches;
+mod regridding;
 mod statistics;
 mod transits;
 
@@ -25,6 +27,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     folding::register(module)?;
     gaps::register(module)?;
     graph_encodings::register(module)?;
+    patches::register(module)?;
+    regridding::register(module)?;
     statistics::register(module)?;
     transits::register(module)?;
     Ok(())
