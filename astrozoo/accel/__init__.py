@@ -14,11 +14,10 @@ from astrozoo.accel.fits import FitsTable, read_fits_columns
 from astrozoo.accel.folding import FoldedViews, fold_views
 from astrozoo.accel.gaps import fill_gaps
 from astrozoo.accel.graph_encodings import LaplacianPE, laplacian_pe, random_walk_pe, shortest_paths
-from astrozoo.accel.statistics import NanStats, nan_stats, quantiles
-from astrozoo.accel.transits import BoxSearch, box_least_squares
 from astrozoo.accel.patches import patch_batch
 from astrozoo.accel.regridding import regrid_conservative
-from astrozoo.accel.statistics import NanStats, nan_stats
+from astrozoo.accel.statistics import NanStats, nan_stats, quantiles
+from astrozoo.accel.transits import BoxSearch, box_least_squares
 
 __all__ = [
     "INTERFACE",
@@ -35,11 +34,11 @@ __all__ = [
     "kernels",
     "laplacian_pe",
     "nan_stats",
+    "patch_batch",
     "quantiles",
     "random_walk_pe",
     "read_fits_columns",
-    "shortest_paths",
-    "patch_batch",
     "regrid_conservative",
+    "shortest_paths",
     "using",
 ]

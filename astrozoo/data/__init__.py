@@ -53,8 +53,8 @@ __all__ = [
     "period_grid",
     "prepare",
     "read_light_curve",
-    "search_transits",
     "regrid",
+    "search_transits",
     "to_dataset",
     "transit_views",
 ]
@@ -81,8 +81,8 @@ _HOMES = {
     "period_grid": "transits",
     "prepare": "inference",
     "read_light_curve": "light_curves",
-    "search_transits": "transits",
     "regrid": "regridding",
+    "search_transits": "transits",
     "to_dataset": "inference",
     "transit_views": "transits",
 }

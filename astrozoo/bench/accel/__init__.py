@@ -28,10 +28,10 @@ from astrozoo.registry.names import suggest
 __all__ = ["AREAS", "add_arguments", "cases", "measure_case", "run"]
 
 AREAS = (
-    "patches",
-    "regridding",
     "statistics",
     "gaps",
+    "regridding",
+    "patches",
     "fits",
     "transits",
     "folding",

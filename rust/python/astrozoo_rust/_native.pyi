@@ -14,9 +14,11 @@ __all__ = [
     "fold_views",
     "laplacian_pe",
     "nan_stats",
+    "patch_batch",
     "quantiles",
     "random_walk_pe",
     "read_fits_columns",
+    "regrid_conservative",
     "shortest_paths",
 ]
 
