@@ -67,6 +67,9 @@ def read_fits_columns(
         hdu: Number (the primary HDU is 0) or EXTNAME, whose case does not count. Default: the first binary table.
         threads: See `astrozoo.accel.threads.workers`.
 
+    Returns:
+        Columns by name, their units, and the keywords of the table and of the file.
+
     Raises:
         InputError: An argument of another type, or a negative `hdu`.
         DataError: The file is missing, damaged or cut short, has no such HDU or column, or the column has variable
