@@ -1,10 +1,34 @@
-//! What the bindings share: errors as Python exceptions.
+//! What the bindings share: room for results, and errors as Python exceptions.
 
 use astrozoo_core::Error;
-use pyo3::PyErr;
+use numpy::ndarray::Dimension;
+use numpy::{Element, PyArray};
 use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 /// A kernel's refusal as a `ValueError`.
 pub fn refused(error: Error) -> PyErr {
     PyValueError::new_err(error.to_string())
+}
+
+/// A type of which any bytes are a value, unlike of `bool`.
+pub trait Plain: Element {}
+
+macro_rules! plain {
+    ($($type:ty),*) => {$(impl Plain for $type {})*};
+}
+
+plain!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64);
+
+/// An array whose values are whatever was in its memory, for a kernel that writes all of them.
+///
+/// NumPy makes it: it asks the system for large pages, and uses memory again that it has, which costs no page faults.
+pub fn empty<'py, T: Plain, D: Dimension>(
+    py: Python<'py>,
+    shape: impl IntoPyObject<'py>,
+) -> PyResult<Bound<'py, PyArray<T, D>>> {
+    static EMPTY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let array = EMPTY.import(py, "numpy", "empty")?.call1((shape, T::get_dtype(py)))?;
+    Ok(array.cast_into::<PyArray<T, D>>()?)
 }

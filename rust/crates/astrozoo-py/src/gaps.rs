@@ -1,11 +1,9 @@
 //! Binding of `astrozoo_core::gaps`.
 
-use crate::arrays::refused;
+use crate::arrays::{Plain, empty, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::gaps as core;
-use numpy::{
-    Element, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArray, PyUntypedArrayMethods,
-};
+use numpy::{PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -34,7 +32,7 @@ fn fill_gaps<'py>(
     }
 }
 
-fn fill_gaps_of<'py, T: Float + Element>(
+fn fill_gaps_of<'py, T: Float + Plain>(
     py: Python<'py>,
     values: &PyReadonlyArray3<'py, T>,
     times: &PyReadonlyArray1<'py, f64>,
@@ -42,7 +40,7 @@ fn fill_gaps_of<'py, T: Float + Element>(
     threads: usize,
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
     let &[outer, time, inner] = values.shape() else { unreachable!("the type has three dimensions") };
-    let filled = PyArray3::<T>::zeros(py, [outer, time, inner], false);
+    let filled: Bound<'_, PyArray3<T>> = empty(py, (outer, time, inner))?;
     {
         let (slice, times) = (values.as_slice()?, times.as_slice()?);
         let mut writable = filled.try_readwrite()?;

@@ -1,6 +1,6 @@
 //! Bindings of `astrozoo_core::graph_encodings`.
 
-use crate::arrays::refused;
+use crate::arrays::{Plain, empty, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::graph_encodings::{self as core, Arcs, Direction};
 use numpy::{
@@ -99,15 +99,13 @@ fn arcs(
     py.detach(|| Arcs::new(edges, sizes, weights, direction)).map_err(refused)
 }
 
-/// An array `[graph, node, node]` that `fill` has filled. NumPy allocates it: it asks for large pages, and says so where
-/// there is no room.
-fn filled<'py, T: Element>(
+/// An array `[graph, node, node]` that `fill` has filled.
+fn filled<'py, T: Plain>(
     py: Python<'py>,
     arcs: &Arcs,
     fill: impl FnOnce(&Arcs, &mut [T]) -> Result<(), astrozoo_core::Error> + Send,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let shape = (arcs.graphs(), arcs.most(), arcs.most());
-    let array = py.import("numpy")?.call_method1("zeros", (shape, T::get_dtype(py)))?.cast_into::<PyArray3<T>>()?;
+    let array: Bound<'_, PyArray3<T>> = empty(py, (arcs.graphs(), arcs.most(), arcs.most()))?;
     {
         let mut array = array.readwrite();
         let slice = array.as_slice_mut()?;
