@@ -8,9 +8,12 @@
 //! Inner loops are compiled for several instruction sets (`multiversion`) and chosen when they run, so that a wheel
 //! built for a baseline processor uses AVX2 or AVX-512 where they are there.
 
+mod elementary;
 pub mod error;
 pub mod float;
+pub mod lines;
 pub mod parallel;
+pub mod spectra;
 pub mod statistics;
 
 pub use error::Error;
