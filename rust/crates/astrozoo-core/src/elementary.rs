@@ -60,7 +60,11 @@ pub(crate) fn fused<const FMA: bool>(a: f64, b: f64, c: f64) -> f64 {
 /// `coefficients[0] + coefficients[1] x + ...`
 #[inline(always)]
 fn polynomial<const FMA: bool, const N: usize>(coefficients: [f64; N], x: f64) -> f64 {
-    coefficients.into_iter().rev().fold(0.0, |sum, coefficient| fused::<FMA>(sum, x, coefficient))
+    let mut sum = coefficients[N - 1];
+    for i in (0..N - 1).rev() {
+        sum = fused::<FMA>(sum, x, coefficients[i]);
+    }
+    sum
 }
 
 /// `exp(x)` for `x <= 700`, to 3e-16 relative; 0 below -708, where the result would be subnormal.
@@ -86,8 +90,8 @@ pub(crate) fn sin_cos_of_quarters<const FMA: bool>(x: f64) -> (f64, f64) {
     let quarter = shifted.to_bits();
     let odd = quarter & 1 == 1;
     let (first, second) = (if odd { cos } else { sin }, if odd { sin } else { cos });
-    let signed = |value: f64, turns: u64| f64::from_bits(value.to_bits() ^ ((turns & 2) << 62));
-    (signed(first, quarter), signed(second, quarter.wrapping_add(1)))
+    let (minus_first, minus_second) = ((quarter & 2) << 62, (quarter.wrapping_add(1) & 2) << 62);
+    (f64::from_bits(first.to_bits() ^ minus_first), f64::from_bits(second.to_bits() ^ minus_second))
 }
 
 #[cfg(test)]

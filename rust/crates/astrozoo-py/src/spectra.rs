@@ -1,11 +1,10 @@
-//! Bindings of `astrozoo_core::spectra`.
+//! Bindings of `astrozoo_core::spectra`. Results are arrays that NumPy allocates, in huge pages where they are large:
+//! touching small ones for the first time would take longer than the kernels.
 
 use crate::arrays::refused;
 use astrozoo_core::float::Float;
 use astrozoo_core::spectra as core;
-use numpy::{
-    Element, IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
-};
+use numpy::{Element, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -56,12 +55,19 @@ fn rebin_flux_of<'py, T: Float + Element>(
     threads: usize,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let shape = same_grid(flux.shape(), wavelength.len(), new_wavelength.len())?;
-    let flux = flux.as_slice()?;
-    let errors = errors.map(|errors| errors.as_slice()).transpose()?;
-    let found =
-        py.detach(|| core::rebin_flux(wavelength, flux, new_wavelength, errors, fill, threads)).map_err(refused)?;
-    let array = |values: Vec<T>| PyArray1::from_vec(py, values).reshape(shape);
-    (array(found.flux)?, found.errors.map(array).transpose()?).into_pyobject(py)
+    let result = PyArray2::<T>::zeros(py, shape, false);
+    let error_result = errors.map(|_| PyArray2::<T>::zeros(py, shape, false));
+    {
+        let mut to = result.readwrite();
+        let mut error_to = error_result.as_ref().map(PyArrayMethods::readwrite);
+        let flux = (flux.as_slice()?, to.as_slice_mut()?);
+        let errors = match (errors, &mut error_to) {
+            (Some(errors), Some(to)) => Some((errors.as_slice()?, to.as_slice_mut()?)),
+            _ => None,
+        };
+        py.detach(|| core::rebin_flux(wavelength, new_wavelength, flux, errors, fill, threads)).map_err(refused)?;
+    }
+    (result, error_result).into_pyobject(py)
 }
 
 /// `flux[spectrum, wavelength]` convolved with a Gaussian of `sigma[wavelength]`.
@@ -90,9 +96,13 @@ fn convolve_lsf_of<'py, T: Float + Element>(
     threads: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
     let shape = same_grid(flux.shape(), wavelength.len(), wavelength.len())?;
-    let flux = flux.as_slice()?;
-    let found = py.detach(|| core::convolve_lsf(wavelength, flux, sigma, truncate, threads)).map_err(refused)?;
-    Ok(found.into_pyarray(py).reshape(shape)?.into_any())
+    let result = PyArray2::<T>::zeros(py, shape, false);
+    {
+        let (flux, mut to) = (flux.as_slice()?, result.readwrite());
+        let to = to.as_slice_mut()?;
+        py.detach(|| core::convolve_lsf(wavelength, flux, sigma, truncate, to, threads)).map_err(refused)?;
+    }
+    Ok(result.into_any())
 }
 
 /// Shape of the result for spectra on a grid of `pixels`.

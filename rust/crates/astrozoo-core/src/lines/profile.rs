@@ -60,7 +60,7 @@ impl Pair {
 
 /// `K pi / (2 y)` from `N` pairs, with one division for two of them.
 #[inline(always)]
-pub(crate) fn quadrature<const FMA: bool, const N: usize>(pairs: &[Pair; N], x: [f64; LANES]) -> [f64; LANES] {
+pub(crate) fn quadrature<const FMA: bool, const N: usize>(pairs: &[Pair; N], x: &[f64; LANES]) -> [f64; LANES] {
     let mut result = [0.0; LANES];
     for two in pairs.as_chunks::<2>().0 {
         for lane in 0..LANES {
@@ -100,7 +100,7 @@ impl Nodes {
 
     /// `K(x, y)` for `y < NEAR`.
     #[inline(always)]
-    pub(crate) fn core<const FMA: bool>(&self, x: [f64; LANES], y: f64) -> [f64; LANES] {
+    pub(crate) fn core<const FMA: bool>(&self, x: &[f64; LANES], y: f64) -> [f64; LANES] {
         let y2 = y * y;
         let growth = exp::<FMA>(2.0 * PI / STEP * y);
         let mut halfway = [false; LANES];
@@ -120,18 +120,25 @@ impl Nodes {
         for two in self.0.as_chunks::<2>().0 {
             for lane in 0..LANES {
                 let x2 = x[lane] * x[lane];
-                let part = |nodes: &[Node; 2]| {
-                    let square = if halfway[lane] { nodes[1].square } else { nodes[0].square };
-                    let weight = if halfway[lane] { nodes[1].weight } else { nodes[0].weight };
-                    let u = x2 - square + y2;
-                    (weight * (x2 + square + y2), fused::<FMA>(u, u, 4.0 * square * y2))
-                };
-                let ((a, p), (b, q)) = (part(&two[0]), part(&two[1]));
+                let (a, p) = part::<FMA>(&two[0], halfway[lane], x2, y2);
+                let (b, q) = part::<FMA>(&two[1], halfway[lane], x2, y2);
                 sum[lane] += fused::<FMA>(a, q, b * p) / (p * q);
             }
         }
-        std::array::from_fn(|lane| fused::<FMA>(y, sum[lane], residue[lane]))
+        for lane in 0..LANES {
+            sum[lane] = fused::<FMA>(y, sum[lane], residue[lane]);
+        }
+        sum
     }
+}
+
+/// Numerator and denominator of the two terms of a pair of nodes.
+#[inline(always)]
+fn part<const FMA: bool>(nodes: &[Node; 2], halfway: bool, x2: f64, y2: f64) -> (f64, f64) {
+    let square = if halfway { nodes[1].square } else { nodes[0].square };
+    let weight = if halfway { nodes[1].weight } else { nodes[0].weight };
+    let u = x2 - square + y2;
+    (weight * (x2 + square + y2), fused::<FMA>(u, u, 4.0 * square * y2))
 }
 
 /// Distance `|x|` from which on `K` is that of the quadratures: `|z| >= NEAR`, and `exp(-x^2)`, which they lack, is below
@@ -170,14 +177,14 @@ mod tests {
                 let twice = 2.0 * y * FRAC_1_PI;
                 let mut found = Vec::new();
                 if x < NEAR && y < NEAR {
-                    found.push(Nodes::new().core::<true>([x; LANES], y)[3]);
-                    found.push(Nodes::new().core::<false>([x; LANES], y)[0]);
+                    found.push(Nodes::new().core::<true>(&[x; LANES], y)[3]);
+                    found.push(Nodes::new().core::<false>(&[x; LANES], y)[0]);
                 }
                 if z >= NEAR {
-                    found.push(twice * quadrature::<true, 4>(&EIGHT.map(|node| Pair::new(node, y)), [x; LANES])[7]);
+                    found.push(twice * quadrature::<true, 4>(&EIGHT.map(|node| Pair::new(node, y)), &[x; LANES])[7]);
                 }
                 if z >= FAR {
-                    found.push(twice * quadrature::<false, 2>(&FOUR.map(|node| Pair::new(node, y)), [x; LANES])[1]);
+                    found.push(twice * quadrature::<false, 2>(&FOUR.map(|node| Pair::new(node, y)), &[x; LANES])[1]);
                 }
                 assert!(!found.is_empty());
                 for found in found {
@@ -191,7 +198,7 @@ mod tests {
     fn a_vanishing_y_leaves_the_gaussian() {
         for y in [0.0, 1e-300, 1e-30] {
             for x in [0.0, 0.124, 0.125, 0.25, 0.3, 1.0, 2.5, 5.0] {
-                let found = Nodes::new().core::<true>([x; LANES], y)[0];
+                let found = Nodes::new().core::<true>(&[x; LANES], y)[0];
                 assert!((found / (-x * x).exp() - 1.0).abs() < 1e-14, "{x} {y} {found}");
             }
         }

@@ -131,71 +131,142 @@ fn add_line_with<const FMA: bool>(line: &Line, nodes: &Nodes, grid: &[f64], resu
     // A region of no width is empty, although a point may lie at its centre.
     let [core, near, far, all] =
         std::array::from_fn(|i| (below[i], if line.radii[i] > 0.0 { above[i] } else { below[i] }));
+    let (height, inverse, y) = (line.height, line.inverse, line.y);
     if line.gamma == 0.0 {
-        each(line.center, grid, result, core, |distance| {
-            distance.map(|distance| {
-                let x = distance * line.inverse;
-                line.height * exp::<FMA>(-x * x)
-            })
-        });
-        return;
+        return add::<FMA, _>(line.center, grid, result, core, &Gaussian { height, inverse });
     }
-    each(line.center, grid, result, core, |distance| {
-        nodes.core::<FMA>(distance.map(|distance| distance * line.inverse), line.y).map(|value| line.height * value)
-    });
-    let wing = line.height * 2.0 * line.y * FRAC_1_PI;
-    let pairs = EIGHT.map(|node| Pair::new(node, line.y));
+    add::<FMA, _>(line.center, grid, result, core, &Core { height, inverse, y, nodes });
+    let factor = height * 2.0 * y * FRAC_1_PI;
     for side in sides(core, near) {
-        each(line.center, grid, result, side, |distance| {
-            let x = distance.map(|distance| distance * line.inverse);
-            quadrature::<FMA, 4>(&pairs, x).map(|value| wing * value)
-        });
+        let wing = Wing { factor, inverse, pairs: EIGHT.map(|node| Pair::new(node, y)) };
+        add::<FMA, _>(line.center, grid, result, side, &wing);
     }
-    let pairs = FOUR.map(|node| Pair::new(node, line.y));
     for side in sides(near, far) {
-        each(line.center, grid, result, side, |distance| {
-            let x = distance.map(|distance| distance * line.inverse);
-            quadrature::<FMA, 2>(&pairs, x).map(|value| wing * value)
-        });
+        let wing = Wing { factor, inverse, pairs: FOUR.map(|node| Pair::new(node, y)) };
+        add::<FMA, _>(line.center, grid, result, side, &wing);
     }
-    let (area, width) = (line.strength * line.gamma * FRAC_1_PI, line.gamma * line.gamma);
+    let lorentzian = Lorentzian { area: line.strength * line.gamma * FRAC_1_PI, square: line.gamma * line.gamma };
     for side in sides(far, all) {
-        each(line.center, grid, result, side, |distance| {
-            distance.map(|distance| area / fused::<FMA>(distance, distance, width))
-        });
+        add::<FMA, _>(line.center, grid, result, side, &lorentzian);
     }
 }
 
-/// What `outer` holds on either side of `inner`.
+/// A profile, or a part of one, as a function of the distance from the centre. Types instead of closures, which the
+/// compiler need not inline and then compiles for the baseline processor.
+trait Shape {
+    fn at<const FMA: bool>(&self, distance: &[f64; LANES]) -> [f64; LANES];
+}
+
+struct Gaussian {
+    height: f64,
+    inverse: f64,
+}
+
+struct Core<'a> {
+    height: f64,
+    inverse: f64,
+    y: f64,
+    nodes: &'a Nodes,
+}
+
+struct Wing<const N: usize> {
+    factor: f64,
+    inverse: f64,
+    pairs: [Pair; N],
+}
+
+struct Lorentzian {
+    area: f64,
+    square: f64,
+}
+
+impl Shape for Gaussian {
+    #[inline(always)]
+    fn at<const FMA: bool>(&self, distance: &[f64; LANES]) -> [f64; LANES] {
+        let mut values = scaled(distance, self.inverse);
+        for value in &mut values {
+            *value = self.height * exp::<FMA>(-*value * *value);
+        }
+        values
+    }
+}
+
+impl Shape for Core<'_> {
+    #[inline(always)]
+    fn at<const FMA: bool>(&self, distance: &[f64; LANES]) -> [f64; LANES] {
+        scaled(&self.nodes.core::<FMA>(&scaled(distance, self.inverse), self.y), self.height)
+    }
+}
+
+impl<const N: usize> Shape for Wing<N> {
+    #[inline(always)]
+    fn at<const FMA: bool>(&self, distance: &[f64; LANES]) -> [f64; LANES] {
+        scaled(&quadrature::<FMA, N>(&self.pairs, &scaled(distance, self.inverse)), self.factor)
+    }
+}
+
+impl Shape for Lorentzian {
+    #[inline(always)]
+    fn at<const FMA: bool>(&self, distance: &[f64; LANES]) -> [f64; LANES] {
+        let mut values = [0.0; LANES];
+        for lane in 0..LANES {
+            values[lane] = self.area / fused::<FMA>(distance[lane], distance[lane], self.square);
+        }
+        values
+    }
+}
+
 #[inline(always)]
+fn scaled(values: &[f64; LANES], factor: f64) -> [f64; LANES] {
+    let mut result = *values;
+    for value in &mut result {
+        *value *= factor;
+    }
+    result
+}
+
+/// What `outer` holds on either side of `inner`.
 fn sides(inner: (usize, usize), outer: (usize, usize)) -> [(usize, usize); 2] {
     [(outer.0, inner.0.max(outer.0)), (inner.1.min(outer.1), outer.1)]
 }
 
-/// Add a function of the distance from the centre, eight points at a time; the last eight are filled up.
+/// Add a shape to the points from `first` to `last`, eight at a time; the last eight are filled up.
 #[inline(always)]
-fn each(
+fn add<const FMA: bool, S: Shape>(
     center: f64,
     grid: &[f64],
     result: &mut [f64],
     (first, last): (usize, usize),
-    value: impl Fn([f64; LANES]) -> [f64; LANES],
+    shape: &S,
 ) {
+    if first >= last {
+        return;
+    }
     let (points, more_points) = grid[first..last].as_chunks::<LANES>();
     let (sums, more_sums) = result[first..last].as_chunks_mut::<LANES>();
     for (points, sums) in points.iter().zip(sums) {
-        let values = value(points.map(|point| point - center));
-        for lane in 0..LANES {
-            sums[lane] += values[lane];
+        add_to::<FMA, S>(center, points, sums, shape);
+    }
+    if !more_points.is_empty() {
+        let (mut points, mut sums) = ([center; LANES], [0.0; LANES]);
+        points[..more_points.len()].copy_from_slice(more_points);
+        points[more_points.len()..].fill(more_points[0]);
+        add_to::<FMA, S>(center, &points, &mut sums, shape);
+        for (sum, more) in more_sums.iter_mut().zip(sums) {
+            *sum += more;
         }
     }
-    if let Some(&filling) = more_points.last() {
-        let mut points = [filling; LANES];
-        points[..more_points.len()].copy_from_slice(more_points);
-        let values = value(points.map(|point| point - center));
-        for (sum, value) in more_sums.iter_mut().zip(values) {
-            *sum += value;
-        }
+}
+
+#[inline(always)]
+fn add_to<const FMA: bool, S: Shape>(center: f64, points: &[f64; LANES], sums: &mut [f64; LANES], shape: &S) {
+    let mut distance = *points;
+    for distance in &mut distance {
+        *distance -= center;
+    }
+    let values = shape.at::<FMA>(&distance);
+    for lane in 0..LANES {
+        sums[lane] += values[lane];
     }
 }
 

@@ -72,7 +72,8 @@ struct Buffer {
     unknown: Vec<u32>,
 }
 
-/// `flux[spectrum, wavelength]` as an instrument with Gaussian line spread of `sigma[wavelength]` sees it.
+/// Write to `result` what an instrument with Gaussian line spread of `sigma[wavelength]` sees of
+/// `flux[spectrum, wavelength]`.
 ///
 /// # Errors
 ///
@@ -82,8 +83,9 @@ pub fn convolve_lsf<T: Float>(
     flux: &[T],
     sigma: &[f64],
     truncate: f64,
+    result: &mut [T],
     threads: usize,
-) -> Result<Vec<T>, Error> {
+) -> Result<(), Error> {
     let pixels = wavelength.len();
     let bins = edges("wavelength", wavelength)?.windows(2).map(|bin| bin[1] - bin[0]).collect();
     Error::require(sigma.len() == pixels, || format!("there are {pixels} wavelengths and {} widths", sigma.len()))?;
@@ -91,10 +93,9 @@ pub fn convolve_lsf<T: Float>(
         "a width is negative or not finite".into()
     })?;
     Error::require(truncate > 0.0 && truncate <= 30.0, || format!("truncate is {truncate}; expected up to 30"))?;
-    Error::require(flux.len().is_multiple_of(pixels), || {
-        format!("{} fluxes do not fill spectra of {pixels}", flux.len())
+    Error::require(flux.len().is_multiple_of(pixels) && result.len() == flux.len(), || {
+        format!("{} fluxes do not fill {} of spectra of {pixels}", flux.len(), result.len())
     })?;
-    let mut result = vec![T::NAN; flux.len()];
     let mut tasks = Vec::new();
     for (spectra, result) in flux.chunks(GROUP * pixels).zip(result.chunks_mut(GROUP * pixels)) {
         let begin = tasks.len();
@@ -108,7 +109,7 @@ pub fn convolve_lsf<T: Float>(
     let grid = Grid { wavelength, bins, sigma, truncate };
     let threads = parallel::worth(threads, flux.len(), 1 << 11);
     parallel::map(threads, tasks, |task| convolve(&grid, task));
-    Ok(result)
+    Ok(())
 }
 
 /// All pixels of a task, tile by tile.
@@ -204,28 +205,31 @@ fn weigh_with<const FMA: bool>(grid: &Grid, at: usize, begin: isize, weights: &m
         (from[lane], to[lane]) = (wavelength - reach, wavelength + reach);
     }
     let mut total = [0.0; LANES];
-    let mut weigh = |weights: &mut [f64; LANES], wavelength: &[f64; LANES], bin: &[f64; LANES]| {
-        for lane in 0..LANES {
-            let within = (wavelength[lane] >= from[lane]) & (wavelength[lane] <= to[lane]);
-            let distance = (centre[lane] - wavelength[lane]) * inverse[lane];
-            let weight = bin[lane] * exp::<FMA>(-0.5 * distance * distance);
-            weights[lane] = if within { weight } else { 0.0 };
-            total[lane] += weights[lane];
-        }
-    };
     for (k, weights) in weights.iter_mut().enumerate() {
         let first = begin + k as isize;
         let inside = usize::try_from(first).ok().filter(|first| first + LANES <= pixels);
         let whole = inside.and_then(|first| {
             Some((grid.wavelength[first..].first_chunk::<LANES>()?, grid.bins[first..].first_chunk::<LANES>()?))
         });
-        if let Some((wavelength, bin)) = whole {
-            weigh(weights, wavelength, bin);
+        // Beyond the ends there is nothing within any window.
+        let (mut wavelength, mut bin) = ([f64::NAN; LANES], [0.0; LANES]);
+        if let Some((whole_wavelength, whole_bin)) = whole {
+            (wavelength, bin) = (*whole_wavelength, *whole_bin);
         } else {
-            let index = |lane: usize| usize::try_from(first + lane as isize).ok().filter(|&j| j < pixels);
-            let wavelength = std::array::from_fn(|lane| index(lane).map_or(f64::NAN, |j| grid.wavelength[j]));
-            let bin = std::array::from_fn(|lane| index(lane).map_or(0.0, |j| grid.bins[j]));
-            weigh(weights, &wavelength, &bin);
+            for lane in 0..LANES {
+                if let Ok(j) = usize::try_from(first + lane as isize)
+                    && j < pixels
+                {
+                    (wavelength[lane], bin[lane]) = (grid.wavelength[j], grid.bins[j]);
+                }
+            }
+        }
+        for lane in 0..LANES {
+            let within = (wavelength[lane] >= from[lane]) & (wavelength[lane] <= to[lane]);
+            let distance = (centre[lane] - wavelength[lane]) * inverse[lane];
+            let weight = bin[lane] * exp::<FMA>(-0.5 * distance * distance);
+            weights[lane] = if within { weight } else { 0.0 };
+            total[lane] += weights[lane];
         }
     }
     total
@@ -345,6 +349,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn convolved<T: Float>(
+        wavelength: &[f64],
+        flux: &[T],
+        sigma: &[f64],
+        truncate: f64,
+        threads: usize,
+    ) -> Result<Vec<T>, Error> {
+        let mut result = vec![T::INFINITY; flux.len()];
+        convolve_lsf(wavelength, flux, sigma, truncate, &mut result, threads)?;
+        Ok(result)
+    }
+
     /// The definition, pixel by pixel.
     fn naive(wavelength: &[f64], flux: &[f64], sigma: &[f64], truncate: f64) -> Vec<f64> {
         let edges = edges("wavelength", wavelength).unwrap();
@@ -381,7 +397,7 @@ mod tests {
             let wavelength: Vec<f64> = pixels.iter().map(|row| { at += row.0; at }).collect();
             let flux: Vec<f64> = pixels.iter().map(|row| row.1).collect();
             let sigma: Vec<f64> = pixels.iter().map(|row| row.2).collect();
-            let found = convolve_lsf(&wavelength, &flux.repeat(copies), &sigma, truncate, 2).unwrap();
+            let found = convolved(&wavelength, &flux.repeat(copies), &sigma, truncate, 2).unwrap();
             let expected = naive(&wavelength, &flux, &sigma, truncate);
             for spectrum in found.chunks(flux.len()) {
                 for (found, expected) in spectrum.iter().zip(&expected) {
@@ -399,22 +415,22 @@ mod tests {
         let flux: Vec<f32> = (0..pixels * 19).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32).collect();
         let with_gaps: Vec<f32> =
             flux.iter().enumerate().map(|(i, &flux)| if i % 977 == 0 && i > 5000 { f32::NAN } else { flux }).collect();
-        let one = convolve_lsf(&wavelength, &flux, &sigma, 5.0, 1).unwrap();
-        assert_eq!(one, convolve_lsf(&wavelength, &flux, &sigma, 5.0, 3).unwrap());
-        let alone = convolve_lsf(&wavelength, &flux[..5000], &sigma, 5.0, 1).unwrap();
+        let one = convolved(&wavelength, &flux, &sigma, 5.0, 1).unwrap();
+        assert_eq!(one, convolved(&wavelength, &flux, &sigma, 5.0, 3).unwrap());
+        let alone = convolved(&wavelength, &flux[..5000], &sigma, 5.0, 1).unwrap();
         assert_eq!(alone, one[..5000]);
-        assert_eq!(alone, convolve_lsf(&wavelength, &with_gaps, &sigma, 5.0, 2).unwrap()[..5000]);
+        assert_eq!(alone, convolved(&wavelength, &with_gaps, &sigma, 5.0, 2).unwrap()[..5000]);
     }
 
     #[test]
     fn wrong_sizes_and_widths_are_an_error() {
         let grid = [1.0, 2.0, 3.0];
-        assert!(convolve_lsf(&grid, &[1.0; 4], &[1.0; 3], 5.0, 1).is_err());
-        assert!(convolve_lsf(&grid, &[1.0; 3], &[1.0; 2], 5.0, 1).is_err());
-        assert!(convolve_lsf(&grid, &[1.0; 3], &[1.0, -1.0, 1.0], 5.0, 1).is_err());
-        assert!(convolve_lsf(&grid, &[1.0; 3], &[1.0, f64::NAN, 1.0], 5.0, 1).is_err());
-        assert!(convolve_lsf(&grid, &[1.0; 3], &[1.0; 3], f64::NAN, 1).is_err());
-        assert!(convolve_lsf(&[3.0, 2.0, 1.0], &[1.0; 3], &[1.0; 3], 5.0, 1).is_err());
-        assert!(convolve_lsf::<f64>(&grid, &[], &[1.0; 3], 5.0, 1).unwrap().is_empty());
+        assert!(convolved(&grid, &[1.0; 4], &[1.0; 3], 5.0, 1).is_err());
+        assert!(convolved(&grid, &[1.0; 3], &[1.0; 2], 5.0, 1).is_err());
+        assert!(convolved(&grid, &[1.0; 3], &[1.0, -1.0, 1.0], 5.0, 1).is_err());
+        assert!(convolved(&grid, &[1.0; 3], &[1.0, f64::NAN, 1.0], 5.0, 1).is_err());
+        assert!(convolved(&grid, &[1.0; 3], &[1.0; 3], f64::NAN, 1).is_err());
+        assert!(convolved(&[3.0, 2.0, 1.0], &[1.0; 3], &[1.0; 3], 5.0, 1).is_err());
+        assert!(convolved::<f64>(&grid, &[], &[1.0; 3], 5.0, 1).unwrap().is_empty());
     }
 }

@@ -6,4 +6,4 @@ mod rebin;
 
 pub(crate) use bins::increasing;
 pub use lsf::convolve_lsf;
-pub use rebin::{Rebinned, rebin_flux};
+pub use rebin::{FromTo, rebin_flux};
