@@ -10,14 +10,20 @@ or `rust`) forces one; `threads=` and `ASTROZOO_NUM_THREADS` limit the threads.
 """
 
 from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
+from astrozoo.accel.lines import voigt_cross_section
+from astrozoo.accel.spectra import convolve_lsf, lsf_sigma, rebin_flux
 from astrozoo.accel.statistics import NanStats, nan_stats
 
 __all__ = [
     "INTERFACE",
     "AccelInfo",
     "NanStats",
+    "convolve_lsf",
     "info",
     "kernels",
+    "lsf_sigma",
     "nan_stats",
+    "rebin_flux",
     "using",
+    "voigt_cross_section",
 ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from astrozoo.data.fields import open_fields
     from astrozoo.data.inference import prepare, to_dataset
     from astrozoo.data.named import open_dataset
+    from astrozoo.data.spectra import observe_spectra
     from astrozoo.data.splits import MemberSplit, TimeSplit
     from astrozoo.data.synthetic import SyntheticData
     from astrozoo.data.tasks import FieldTask, downscale, forecast, infill
@@ -34,6 +35,7 @@ __all__ = [
     "downscale",
     "forecast",
     "infill",
+    "observe_spectra",
     "open_dataset",
     "open_fields",
     "prepare",
@@ -50,6 +52,7 @@ _HOMES = {
     "downscale": "tasks",
     "forecast": "tasks",
     "infill": "tasks",
+    "observe_spectra": "spectra",
     "open_dataset": "named",
     "open_fields": "fields",
     "prepare": "inference",

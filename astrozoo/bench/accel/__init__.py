@@ -29,6 +29,8 @@ __all__ = ["AREAS", "add_arguments", "cases", "measure_case", "run"]
 
 AREAS = (
     "statistics",
+    "spectra",
+    "lines",
 )  # fmt: skip
 
 
