@@ -13,7 +13,7 @@ use crate::parallel;
 use multiversion::multiversion;
 
 /// Old bins that are weighted together.
-const LANES: usize = 8;
+const LANES: usize = 4;
 /// Old bins that are copied at a time.
 const PIECE: usize = 4096;
 /// Old bins that one task reads, about.
@@ -160,8 +160,7 @@ fn each_bin<T: Float, const QUADRATIC: bool>(
                 sums[lane] += if weights[lane] == 0.0 { 0.0 } else { term };
             }
         }
-        let pairs = [sums[0] + sums[4], sums[1] + sums[5], sums[2] + sums[6], sums[3] + sums[7]];
-        let sum = (pairs[0] + pairs[2]) + (pairs[1] + pairs[3]);
+        let sum = (sums[0] + sums[2]) + (sums[1] + sums[3]);
         *result = T::from_f64(if QUADRATIC { sum.sqrt() } else { sum });
     }
 }
