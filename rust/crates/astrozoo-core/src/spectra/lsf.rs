@@ -125,11 +125,11 @@ fn convolve<T: Float>(grid: &Grid, mut task: Task<T>) {
         for (spectra, results) in spectra.chunks(ROWS).zip(task.results.chunks_mut(ROWS)) {
             if spectra.len() == ROWS {
                 fill_buffer(&mut buffer, spectra, tile.reach);
-                apply::<T, ROWS>(&tile, &buffer, results, task.first);
+                apply(&tile, &buffer, results, task.first);
             } else {
                 for (spectrum, result) in spectra.iter().zip(results) {
                     fill_buffer(&mut buffer, &[spectrum], tile.reach);
-                    apply::<T, 1>(&tile, &buffer, std::slice::from_mut(result), task.first);
+                    apply(&tile, &buffer, std::slice::from_mut(result), task.first);
                 }
             }
         }
@@ -283,39 +283,33 @@ fn copy_known<T: Float>(values: &[T], copy: &mut [f64]) -> bool {
     complete
 }
 
-/// Weighted means of `R` spectra at the pixels of the tile; `results` start at pixel `first`.
+/// Weighted means of one spectrum, or of `ROWS`, at the pixels of the tile; `results` start at pixel `first`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn apply<T: Float, const R: usize>(tile: &Tile, buffer: &Buffer, results: &mut [&mut [T]], first: usize) {
+fn apply<T: Float>(tile: &Tile, buffer: &Buffer, results: &mut [&mut [T]], first: usize) {
     if target_cfg_f!(any(target_feature = "avx512f", target_feature = "fma", target_arch = "aarch64")) {
-        apply_with::<true, T, R>(tile, buffer, results, first);
+        apply_with::<true, T>(tile, buffer, results, first);
     } else {
-        apply_with::<false, T, R>(tile, buffer, results, first);
+        apply_with::<false, T>(tile, buffer, results, first);
     }
 }
 
 #[inline(always)]
-fn apply_with<const FMA: bool, T: Float, const R: usize>(
-    tile: &Tile,
-    buffer: &Buffer,
-    results: &mut [&mut [T]],
-    first: usize,
-) {
+fn apply_with<const FMA: bool, T: Float>(tile: &Tile, buffer: &Buffer, results: &mut [&mut [T]], first: usize) {
     let width = (tile.reach.1 - tile.reach.0) as usize;
     for chunk in &tile.chunks {
         let weights = &tile.weights[chunk.weights.clone()];
         let begin = (chunk.begin - tile.reach.0) as usize;
         let span = weights.len() + LANES - 1;
-        let rows: [&[f64]; R] = std::array::from_fn(|row| &buffer.flux[row * width + begin..][..span]);
-        let mut sums = [[0.0; LANES]; R];
-        for (k, weights) in weights.iter().enumerate() {
-            for row in 0..R {
-                let flux = &rows[row][k..k + LANES];
-                for lane in 0..LANES {
-                    sums[row][lane] = fused::<FMA>(weights[lane], flux[lane], sums[row][lane]);
-                }
+        let mut sums = [[0.0; LANES]; ROWS];
+        if results.len() == ROWS {
+            let rows = std::array::from_fn(|row| &buffer.flux[row * width + begin..][..span]);
+            sums_of_rows::<FMA>(weights, rows, &mut sums);
+        } else {
+            for (weights, flux) in weights.iter().zip(buffer.flux[begin..][..span].windows(LANES)) {
+                add::<FMA>(weights, flux, &mut sums[0]);
             }
         }
-        for (row, result) in results.iter_mut().enumerate() {
+        for (row, (result, sums)) in results.iter_mut().zip(&sums).enumerate() {
             let mut total = chunk.total;
             if !buffer.unknown.is_empty() {
                 let unknown = &buffer.unknown[row * (width + 1) + begin..];
@@ -323,11 +317,36 @@ fn apply_with<const FMA: bool, T: Float, const R: usize>(
                     total = known_weights(weights, &buffer.known[row * width + begin..][..span]);
                 }
             }
-            let at = chunk.at - first;
-            for ((result, sum), total) in result[at..].iter_mut().zip(sums[row]).zip(total) {
-                *result = if total > 0.0 { T::from_f64(sum * total.recip()) } else { T::NAN };
+            let mut means = [T::NAN; LANES];
+            for lane in 0..LANES {
+                let mean = sums[lane] * total[lane].recip();
+                means[lane] = T::from_f64(if total[lane] > 0.0 { mean } else { f64::NAN });
+            }
+            for (result, mean) in result[chunk.at - first..].iter_mut().zip(means) {
+                *result = mean;
             }
         }
+    }
+}
+
+/// Zipped windows, since indices would be checked for every spectrum and distance.
+#[inline(always)]
+fn sums_of_rows<const FMA: bool>(weights: &[[f64; LANES]], rows: [&[f64]; ROWS], sums: &mut [[f64; LANES]; ROWS]) {
+    let [a, b, c, d, e, f, g, h] = rows.map(|row| row.windows(LANES));
+    for (weights, (((a, b), (c, d)), ((e, f), (g, h)))) in
+        weights.iter().zip(a.zip(b).zip(c.zip(d)).zip(e.zip(f).zip(g.zip(h))))
+    {
+        for (sums, flux) in sums.iter_mut().zip([a, b, c, d, e, f, g, h]) {
+            add::<FMA>(weights, flux, sums);
+        }
+    }
+}
+
+#[inline(always)]
+fn add<const FMA: bool>(weights: &[f64; LANES], flux: &[f64], sums: &mut [f64; LANES]) {
+    let flux = &flux[..LANES];
+    for lane in 0..LANES {
+        sums[lane] = fused::<FMA>(weights[lane], flux[lane], sums[lane]);
     }
 }
 
@@ -335,8 +354,8 @@ fn apply_with<const FMA: bool, T: Float, const R: usize>(
 #[inline(always)]
 fn known_weights(weights: &[[f64; LANES]], known: &[f64]) -> [f64; LANES] {
     let mut total = [0.0; LANES];
-    for (k, weights) in weights.iter().enumerate() {
-        let known = &known[k..k + LANES];
+    for (weights, known) in weights.iter().zip(known.windows(LANES)) {
+        let known = &known[..LANES];
         for lane in 0..LANES {
             total[lane] += weights[lane] * known[lane];
         }
