@@ -1,4 +1,4 @@
-"""A molecule's cross-section, line by line: a thousand wavenumbers at a resolution of a hundredth."""
+"""The cross-section of a molecule, line by line: 1,000 cm-1 in steps of a hundredth."""
 
 from __future__ import annotations
 
