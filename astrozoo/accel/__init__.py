@@ -18,6 +18,9 @@ from astrozoo.accel.patches import patch_batch
 from astrozoo.accel.regridding import regrid_conservative
 from astrozoo.accel.statistics import NanStats, nan_stats, quantiles
 from astrozoo.accel.transits import BoxSearch, box_least_squares
+from astrozoo.accel.lines import voigt_cross_section
+from astrozoo.accel.spectra import convolve_lsf, lsf_sigma, rebin_flux
+from astrozoo.accel.statistics import NanStats, nan_stats
 
 __all__ = [
     "INTERFACE",
@@ -40,5 +43,12 @@ __all__ = [
     "read_fits_columns",
     "regrid_conservative",
     "shortest_paths",
+    "convolve_lsf",
+    "info",
+    "kernels",
+    "lsf_sigma",
+    "nan_stats",
+    "rebin_flux",
     "using",
+    "voigt_cross_section",
 ]

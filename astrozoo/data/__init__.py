@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from astrozoo.data.named import open_dataset
     from astrozoo.data.patches import RandomPatches
     from astrozoo.data.regridding import regrid
+    from astrozoo.data.spectra import observe_spectra
     from astrozoo.data.splits import MemberSplit, TimeSplit
     from astrozoo.data.summary import describe
     from astrozoo.data.synthetic import SyntheticData
@@ -48,6 +49,7 @@ __all__ = [
     "fill_gaps",
     "forecast",
     "infill",
+    "observe_spectra",
     "open_dataset",
     "open_fields",
     "period_grid",
@@ -76,6 +78,7 @@ _HOMES = {
     "fill_gaps": "gaps",
     "forecast": "tasks",
     "infill": "tasks",
+    "observe_spectra": "spectra",
     "open_dataset": "named",
     "open_fields": "fields",
     "period_grid": "transits",

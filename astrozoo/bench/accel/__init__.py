@@ -36,6 +36,8 @@ AREAS = (
     "transits",
     "folding",
     "graph_encodings",
+    "spectra",
+    "lines",
 )  # fmt: skip
 
 

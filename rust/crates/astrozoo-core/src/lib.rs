@@ -8,6 +8,7 @@
 //! Inner loops are compiled for several instruction sets (`multiversion`) and chosen when they run, so that a wheel
 //! built for a baseline processor uses AVX2 or AVX-512 where they are there.
 
+mod elementary;
 pub mod error;
 pub mod fits;
 pub mod float;
@@ -17,6 +18,9 @@ pub mod graph_encodings;
 pub mod parallel;
 pub mod patches;
 pub mod regridding;
+pub mod lines;
+pub mod parallel;
+pub mod spectra;
 pub mod statistics;
 pub mod transits;
 

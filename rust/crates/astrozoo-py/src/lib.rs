@@ -10,6 +10,8 @@ mod gaps;
 mod graph_encodings;
 mod patches;
 mod regridding;
+mod lines;
+mod spectra;
 mod statistics;
 mod transits;
 
@@ -29,6 +31,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     graph_encodings::register(module)?;
     patches::register(module)?;
     regridding::register(module)?;
+    lines::register(module)?;
+    spectra::register(module)?;
     statistics::register(module)?;
     transits::register(module)?;
     Ok(())
