@@ -14,13 +14,12 @@ from astrozoo.accel.fits import FitsTable, read_fits_columns
 from astrozoo.accel.folding import FoldedViews, fold_views
 from astrozoo.accel.gaps import fill_gaps
 from astrozoo.accel.graph_encodings import LaplacianPE, laplacian_pe, random_walk_pe, shortest_paths
+from astrozoo.accel.lines import voigt_cross_section
 from astrozoo.accel.patches import patch_batch
 from astrozoo.accel.regridding import regrid_conservative
+from astrozoo.accel.spectra import convolve_lsf, lsf_sigma, rebin_flux
 from astrozoo.accel.statistics import NanStats, nan_stats, quantiles
 from astrozoo.accel.transits import BoxSearch, box_least_squares
-from astrozoo.accel.lines import voigt_cross_section
-from astrozoo.accel.spectra import convolve_lsf, lsf_sigma, rebin_flux
-from astrozoo.accel.statistics import NanStats, nan_stats
 
 __all__ = [
     "INTERFACE",
@@ -31,24 +30,21 @@ __all__ = [
     "LaplacianPE",
     "NanStats",
     "box_least_squares",
+    "convolve_lsf",
     "fill_gaps",
     "fold_views",
     "info",
     "kernels",
     "laplacian_pe",
+    "lsf_sigma",
     "nan_stats",
     "patch_batch",
     "quantiles",
     "random_walk_pe",
     "read_fits_columns",
+    "rebin_flux",
     "regrid_conservative",
     "shortest_paths",
-    "convolve_lsf",
-    "info",
-    "kernels",
-    "lsf_sigma",
-    "nan_stats",
-    "rebin_flux",
     "using",
     "voigt_cross_section",
 ]

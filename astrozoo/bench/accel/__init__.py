@@ -35,9 +35,9 @@ AREAS = (
     "fits",
     "transits",
     "folding",
-    "graph_encodings",
     "spectra",
     "lines",
+    "graph_encodings",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ __all__ = [
     "SOURCES",
     "VERSION",
     "box_least_squares",
+    "convolve_lsf",
     "fill_gaps",
     "fold_views",
     "laplacian_pe",
@@ -18,8 +19,10 @@ __all__ = [
     "quantiles",
     "random_walk_pe",
     "read_fits_columns",
+    "rebin_flux",
     "regrid_conservative",
     "shortest_paths",
+    "voigt_cross_section",
 ]
 
 INTERFACE: Final[int]
@@ -38,6 +41,17 @@ def box_least_squares(
     threads: int,
     /,
 ) -> tuple[NDArray[np.float64], ...]: ...
+def convolve_lsf(
+    wavelength: NDArray[np.float64],
+    flux: NDArray[np.float32] | NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    truncate: float,
+    threads: int,
+    /,
+) -> NDArray[np.floating]: ...
+def fill_gaps(
+    values: NDArray[np.float32] | NDArray[np.float64], times: NDArray[np.float64], max_gap: float, threads: int, /
+) -> NDArray[np.floating]: ...
 def fold_views(
     time: NDArray[np.float64],
     flux: NDArray[np.float32] | NDArray[np.float64],
@@ -50,40 +64,12 @@ def fold_views(
     threads: int,
     /,
 ) -> list[NDArray[np.floating]]: ...
-def nan_stats(
-    values: NDArray[np.float32] | NDArray[np.float64], threads: int, /
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.floating], NDArray[np.floating]]: ...
-def read_fits_columns(
-    source: bytes | str, columns: list[str] | None, hdu: int | str | None, threads: int, /
-) -> tuple[dict[str, NDArray[Any]], dict[str, str], dict[str, _Keyword], dict[str, _Keyword]]: ...
-def quantiles(
-    values: NDArray[np.float32] | NDArray[np.float64], q: NDArray[np.float64], threads: int, /
-) -> NDArray[np.float64]: ...
-def fill_gaps(
-    values: NDArray[np.float32] | NDArray[np.float64], times: NDArray[np.float64], max_gap: float, threads: int, /
-) -> NDArray[np.floating]: ...
-def shortest_paths(
-    edges: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    weights: NDArray[np.float64] | None,
-    limit: float,
-    directed: bool,
-    single: bool,
-    threads: int,
-    /,
-) -> NDArray[np.int32] | NDArray[np.floating]: ...
-def random_walk_pe(
-    edges: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    weights: NDArray[np.float64] | None,
-    steps: int,
-    single: bool,
-    threads: int,
-    /,
-) -> NDArray[np.floating]: ...
 def laplacian_pe(
     edges: NDArray[np.int64], sizes: NDArray[np.int64], count: int, single: bool, threads: int, /
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]: ...
+def nan_stats(
+    values: NDArray[np.float32] | NDArray[np.float64], threads: int, /
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.floating], NDArray[np.floating]]: ...
 def patch_batch(
     cube: NDArray[np.float32] | NDArray[np.float64],
     times: NDArray[np.int64],
@@ -99,6 +85,30 @@ def patch_batch(
     threads: int,
     /,
 ) -> None: ...
+def quantiles(
+    values: NDArray[np.float32] | NDArray[np.float64], q: NDArray[np.float64], threads: int, /
+) -> NDArray[np.float64]: ...
+def random_walk_pe(
+    edges: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    weights: NDArray[np.float64] | None,
+    steps: int,
+    single: bool,
+    threads: int,
+    /,
+) -> NDArray[np.floating]: ...
+def read_fits_columns(
+    source: bytes | str, columns: list[str] | None, hdu: int | str | None, threads: int, /
+) -> tuple[dict[str, NDArray[Any]], dict[str, str], dict[str, _Keyword], dict[str, _Keyword]]: ...
+def rebin_flux(
+    wavelength: NDArray[np.float64],
+    flux: NDArray[np.float32] | NDArray[np.float64],
+    new_wavelength: NDArray[np.float64],
+    flux_err: NDArray[np.float32] | NDArray[np.float64] | None,
+    fill: float,
+    threads: int,
+    /,
+) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]: ...
 def regrid_conservative(
     values: NDArray[np.float32] | NDArray[np.float64],
     lat_first: NDArray[np.int64],
@@ -111,26 +121,16 @@ def regrid_conservative(
     threads: int,
     /,
 ) -> NDArray[np.floating]: ...
-def convolve_lsf(
-    wavelength: NDArray[np.float64],
-    flux: NDArray[np.float32] | NDArray[np.float64],
-    sigma: NDArray[np.float64],
-    truncate: float,
+def shortest_paths(
+    edges: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    weights: NDArray[np.float64] | None,
+    limit: float,
+    directed: bool,
+    single: bool,
     threads: int,
     /,
-) -> NDArray[np.floating]: ...
-def nan_stats(
-    values: NDArray[np.float32] | NDArray[np.float64], threads: int, /
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.floating], NDArray[np.floating]]: ...
-def rebin_flux(
-    wavelength: NDArray[np.float64],
-    flux: NDArray[np.float32] | NDArray[np.float64],
-    new_wavelength: NDArray[np.float64],
-    flux_err: NDArray[np.float32] | NDArray[np.float64] | None,
-    fill: float,
-    threads: int,
-    /,
-) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]: ...
+) -> NDArray[np.int32] | NDArray[np.floating]: ...
 def voigt_cross_section(
     wavenumber: NDArray[np.float64],
     centers: NDArray[np.float64],

@@ -1,7 +1,7 @@
 //! Bindings of `astrozoo_core::spectra`. Results are arrays that NumPy allocates, in huge pages where they are large:
 //! touching small ones for the first time would take longer than the kernels.
 
-use crate::arrays::refused;
+use crate::arrays::{Plain, empty, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::spectra as core;
 use numpy::{Element, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
@@ -46,7 +46,7 @@ fn rebin_flux<'py>(
     }
 }
 
-fn rebin_flux_of<'py, T: Float + Element>(
+fn rebin_flux_of<'py, T: Float + Plain>(
     py: Python<'py>,
     (wavelength, new_wavelength): (&[f64], &[f64]),
     flux: &PyReadonlyArray2<'py, T>,
@@ -55,8 +55,8 @@ fn rebin_flux_of<'py, T: Float + Element>(
     threads: usize,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let shape = same_grid(flux.shape(), wavelength.len(), new_wavelength.len())?;
-    let result = PyArray2::<T>::zeros(py, shape, false);
-    let error_result = errors.map(|_| PyArray2::<T>::zeros(py, shape, false));
+    let result = empty::<T, Ix2>(py, shape)?;
+    let error_result = errors.map(|_| empty::<T, Ix2>(py, shape)).transpose()?;
     {
         let mut to = result.readwrite();
         let mut error_to = error_result.as_ref().map(PyArrayMethods::readwrite);
@@ -88,7 +88,7 @@ fn convolve_lsf<'py>(
     }
 }
 
-fn convolve_lsf_of<'py, T: Float + Element>(
+fn convolve_lsf_of<'py, T: Float + Plain>(
     py: Python<'py>,
     (wavelength, sigma): (&[f64], &[f64]),
     flux: &PyReadonlyArray2<'py, T>,
@@ -96,7 +96,7 @@ fn convolve_lsf_of<'py, T: Float + Element>(
     threads: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
     let shape = same_grid(flux.shape(), wavelength.len(), wavelength.len())?;
-    let result = PyArray2::<T>::zeros(py, shape, false);
+    let result = empty::<T, Ix2>(py, shape)?;
     {
         let (flux, mut to) = (flux.as_slice()?, result.readwrite());
         let to = to.as_slice_mut()?;
