@@ -8,6 +8,7 @@
 //! Inner loops are compiled for several instruction sets (`multiversion`) and chosen when they run, so that a wheel
 //! built for a baseline processor uses AVX2 or AVX-512 where they are there.
 
+pub mod detrending;
 pub mod error;
 pub mod float;
 pub mod parallel;

@@ -4,6 +4,7 @@
 //! again, so that no call from Python can reach outside an array; runs without the interpreter lock; and returns arrays.
 
 mod arrays;
+mod detrending;
 mod statistics;
 
 use pyo3::prelude::*;
@@ -16,6 +17,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INTERFACE", INTERFACE)?;
     module.add("SOURCES", env!("ASTROZOO_SOURCES"))?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
+    detrending::register(module)?;
     statistics::register(module)?;
     Ok(())
 }
