@@ -9,6 +9,7 @@ Every kernel has a NumPy reference, and gives the same numbers when an accelerat
 or `rust`) forces one; `threads=` and `ASTROZOO_NUM_THREADS` limit the threads.
 """
 
+from astrozoo.accel.detrending import biweight_detrend, median_filter_time
 from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
 from astrozoo.accel.statistics import NanStats, nan_stats
 
@@ -16,8 +17,10 @@ __all__ = [
     "INTERFACE",
     "AccelInfo",
     "NanStats",
+    "biweight_detrend",
     "info",
     "kernels",
+    "median_filter_time",
     "nan_stats",
     "using",
 ]
