@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,9 +33,9 @@ def median_filter_time(
     """Median of the flux in a window of time around each cadence; the flattened light curve is `flux / trend`.
 
     The window of a cadence at `t` holds the cadences with `t - window / 2 <= time < t + window / 2` of its segment. A
-    segment ends where the known flux pauses for longer than `break_tolerance`; no window reaches across. Towards the ends
-    of a segment the windows are cut off there. Flux that is not finite counts as missing: it is in no window and has
-    the trend NaN. These are the conventions of wotan (Hippke et al. 2019, arXiv:1906.00966).
+    segment ends where the known flux pauses for longer than `break_tolerance`; no window reaches across, and towards
+    the ends of a segment windows are cut off. Flux that is not finite counts as missing: it is in no window and has the
+    trend NaN. These are the conventions of wotan (Hippke et al. 2019, arXiv:1906.00966).
 
     Args:
         time: `[time]`, finite, ascending (equal times are allowed); in days or any other unit, which all lengths share.
@@ -120,7 +121,7 @@ def _biweight_detrend(
     threads: int,  # noqa: ARG001 - NumPy has one thread
 ) -> np.ndarray:
     """Trend of each row of `flux[curve, time]`."""
-    return _locations(time, flux, window, break_tolerance, edge_cutoff, lambda *found: _biweight(*found, cval))
+    return _locations(time, flux, window, break_tolerance, edge_cutoff, partial(_biweight, cval=cval))
 
 
 def _locations(

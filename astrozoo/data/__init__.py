@@ -17,6 +17,7 @@ from astrozoo.errors import BackendUnavailableError
 if TYPE_CHECKING:
     from astrozoo.data.config import DataConfig
     from astrozoo.data.datasets import FieldDataset
+    from astrozoo.data.detrending import flatten_light_curve
     from astrozoo.data.fields import open_fields
     from astrozoo.data.inference import prepare, to_dataset
     from astrozoo.data.named import open_dataset
@@ -32,6 +33,7 @@ __all__ = [
     "SyntheticData",
     "TimeSplit",
     "downscale",
+    "flatten_light_curve",
     "forecast",
     "infill",
     "open_dataset",
@@ -48,6 +50,7 @@ _HOMES = {
     "SyntheticData": "synthetic",
     "TimeSplit": "splits",
     "downscale": "tasks",
+    "flatten_light_curve": "detrending",
     "forecast": "tasks",
     "infill": "tasks",
     "open_dataset": "named",

@@ -7,7 +7,7 @@
 
 use super::median::median;
 use super::sorted::Sorted;
-use super::windows::{Estimator, LANES, Piece, Window, detrend, for_each_block};
+use super::windows::{Estimator, LANES, Piece, Window, detrend};
 use crate::error::Error;
 use crate::float::Float;
 use multiversion::multiversion;
@@ -52,7 +52,7 @@ struct Biweight {
 impl Estimator for Biweight {
     #[inline(always)]
     fn location(&mut self, flux: &[f64], from: Range<usize>, to: Range<usize>) -> f64 {
-        self.sorted.slide(flux, from, to.clone());
+        self.sorted.slide(flux, from, to);
         let median = median(self.sorted.as_slice());
         let scale = self.cval * self.deviation(median);
         let inverse = 1.0 / scale;
@@ -60,7 +60,7 @@ impl Estimator for Biweight {
         if !(scale.is_finite() && inverse.is_finite()) {
             return median;
         }
-        self.centre(flux, to, median, scale, inverse)
+        self.centre(median, scale, inverse)
     }
 }
 
@@ -90,12 +90,12 @@ impl Biweight {
 
     /// Where the weighted deviations cancel, going there from the median.
     #[inline(always)]
-    fn centre(&self, flux: &[f64], window: Range<usize>, median: f64, scale: f64, inverse: f64) -> f64 {
+    fn centre(&self, median: f64, scale: f64, inverse: f64) -> f64 {
         let enough = TOLERANCE / self.cval;
         let mut centre = median;
         let mut steps = 0;
         loop {
-            let sums = Sums::about(flux, window.clone(), centre, inverse);
+            let sums = Sums::about(&self.sorted, centre, inverse);
             let mut shift = 0.0_f64;
             loop {
                 let step = sums.step(shift);
@@ -104,7 +104,7 @@ impl Biweight {
                 if step.abs() <= enough || steps >= STEPS {
                     return centre + shift * scale;
                 }
-                if shift.abs() >= sums.margin {
+                if shift <= sums.least || shift >= sums.most {
                     break; // a value may have crossed the cut-off
                 }
             }
@@ -119,38 +119,42 @@ struct Sums {
     pull: [f64; 6],
     /// And of the sum of weights `(1 - u^2)^2`.
     weight: [f64; 5],
-    /// Shifts shorter than this leave the same values within the cut-off.
-    margin: f64,
+    /// Shifts between these leave the same values within the cut-off.
+    least: f64,
+    most: f64,
 }
 
 impl Sums {
     #[inline(always)]
-    fn about(flux: &[f64], window: Range<usize>, centre: f64, inverse: f64) -> Self {
-        let mut sum = [[0.0_f64; LANES]; 6];
-        let mut inner = [0.0_f64; LANES];
-        let mut outer = [f64::INFINITY; LANES];
-        for_each_block(flux, window, |block| {
-            for lane in 0..LANES {
-                let all = (block[lane] - centre) * inverse;
-                let size = all.abs();
-                let within = size < 1.0; // false for NaN, too
-                let u = if within { all } else { 0.0 };
-                let inside = if within { size } else { 0.0 };
-                let outside = if size >= 1.0 { size } else { f64::INFINITY };
-                inner[lane] = if inside > inner[lane] { inside } else { inner[lane] };
-                outer[lane] = if outside < outer[lane] { outside } else { outer[lane] };
-                let square = u * u;
-                sum[0][lane] += if within { 1.0 } else { 0.0 };
-                sum[1][lane] += u;
-                sum[2][lane] += square;
-                sum[3][lane] += square * u;
-                sum[4][lane] += square * square;
-                sum[5][lane] += square * square * u;
-            }
-        });
-        let [s0, s1, s2, s3, s4, s5] = sum.map(|lanes| lanes.iter().sum::<f64>());
-        let inner = inner.into_iter().fold(0.0, f64::max);
-        let outer = outer.into_iter().fold(f64::INFINITY, f64::min);
+    fn about(values: &Sorted, centre: f64, inverse: f64) -> Self {
+        let (sorted, all) = (values.as_slice(), values.padded());
+        let scaled = |value: f64| (value - centre) * inverse;
+        // Few values are beyond the cut-off, all of them at the ends.
+        let (mut first, mut end) = (0, sorted.len());
+        while first < end && scaled(sorted[first]) <= -1.0 {
+            first += 1;
+        }
+        while first < end && scaled(sorted[end - 1]) >= 1.0 {
+            end -= 1;
+        }
+        let within = &sorted[first..end];
+        let mut sum = [[0.0_f64; LANES]; 5];
+        let (blocks, _) = all[first..].as_chunks::<LANES>();
+        let (full, rest) = (within.len() / LANES, within.len() % LANES);
+        for block in &blocks[..full] {
+            add_powers(block, centre, inverse, &mut sum);
+        }
+        let mut last = blocks[full];
+        for lane in 0..LANES {
+            last[lane] = if lane < rest { last[lane] } else { centre }; // adds nothing
+        }
+        add_powers(&last, centre, inverse, &mut sum);
+        let s0 = within.len() as f64;
+        let [s1, s2, s3, s4, s5] = sum.map(|lanes| lanes.iter().sum::<f64>());
+        let lowest = within.first().map_or(0.0, |&value| scaled(value));
+        let highest = within.last().map_or(0.0, |&value| scaled(value));
+        let below = if first > 0 { scaled(sorted[first - 1]) } else { f64::NEG_INFINITY };
+        let above = scaled(all[end]);
         Self {
             pull: [
                 s1 - 2.0 * s3 + s5,
@@ -161,7 +165,8 @@ impl Sums {
                 s0,
             ],
             weight: [s0 - 2.0 * s2 + s4, 4.0 * (s3 - s1), 6.0 * s2 - 2.0 * s0, 4.0 * s1, s0],
-            margin: (1.0 - inner).min(outer - 1.0),
+            least: (below + 1.0).max(highest - 1.0),
+            most: (above - 1.0).min(lowest + 1.0),
         }
     }
 
@@ -176,5 +181,19 @@ impl Sums {
         let weight = b0 + x * (b1 + x * (b2 + x * (b3 + x * b4)));
         let step = pull / if slope > SLOPE * weight { slope } else { weight };
         if weight > 0.0 { step } else { 0.0 }
+    }
+}
+
+/// Add `u` to `u^5` of each value.
+#[inline(always)]
+fn add_powers(block: &[f64; LANES], centre: f64, inverse: f64, sum: &mut [[f64; LANES]; 5]) {
+    for lane in 0..LANES {
+        let u = (block[lane] - centre) * inverse;
+        let square = u * u;
+        sum[0][lane] += u;
+        sum[1][lane] += square;
+        sum[2][lane] += square * u;
+        sum[3][lane] += square * square;
+        sum[4][lane] += square * square * u;
     }
 }

@@ -29,6 +29,12 @@ impl Sorted {
         &self.values[LANES..LANES + self.len]
     }
 
+    /// The same, followed by at least a block of infinities.
+    #[inline(always)]
+    pub fn padded(&self) -> &[f64] {
+        &self.values[LANES..]
+    }
+
     /// Hold the values of `flux[to]`, after those of `flux[from]`. Both ends of `to` lie at or behind those of `from`.
     #[inline(always)]
     pub fn slide(&mut self, flux: &[f64], from: Range<usize>, to: Range<usize>) {

@@ -17,7 +17,7 @@ fn biweight(values: &[f64], cval: f64) -> f64 {
     if scale == 0.0 {
         return centre;
     }
-    for _ in 0..10_000 {
+    for _ in 0..100 {
         let weight = |x: &f64| (1.0 - ((x - centre) / scale).powi(2)).max(0.0).powi(2);
         let total: f64 = values.iter().map(weight).sum();
         centre += values.iter().map(|x| weight(x) * (x - centre)).sum::<f64>() / total;

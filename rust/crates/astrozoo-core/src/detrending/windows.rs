@@ -2,20 +2,19 @@
 //!
 //! Both ends of the window only move forward, so one sweep finds them all. A task takes some thousand cadences of one
 //! curve and copies, without missing values, what their windows can reach; it shares nothing with other tasks and
-//! writes its own piece of the trend. The copy is followed by room for one block, so that a window is read in whole
-//! blocks wherever it ends.
+//! writes its own piece of the trend.
 
 use crate::error::Error;
 use crate::float::Float;
 use crate::parallel;
 use std::ops::Range;
 
-/// Values that are looked at together: one vector of eight doubles.
-pub const LANES: usize = 8;
+/// Values that are looked at together: two vectors of eight doubles.
+pub const LANES: usize = 16;
 /// Fewest cadences that one task takes.
 const CADENCES: usize = 2048;
-/// A task takes this many windows at least: its first window is built from nothing, and its surroundings are copied.
-const WINDOWS: f64 = 8.0;
+/// A task takes this many windows at least: its first one is sorted from nothing, and its surroundings are copied.
+const WINDOWS: f64 = 0.5;
 
 /// Where windows begin and end, in the unit of the time.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +30,7 @@ pub struct Window {
 /// A location of the values in a window.
 pub trait Estimator {
     /// The location of `flux[to]`, after that of `flux[from]` was asked for. Both ends of `to` lie at or behind those
-    /// of `from`; `from` is empty where there was no such window. `flux` goes on for a block behind the last window.
+    /// of `from`; `from` is empty where there was no such window.
     fn location(&mut self, flux: &[f64], from: Range<usize>, to: Range<usize>) -> f64;
 }
 
@@ -153,7 +152,7 @@ impl<T: Float> Piece<'_, T> {
         let behind = self.flux[end..].iter().position(known).map(|i| end + i);
         let mut near = Near {
             time: Vec::with_capacity(end - start + 2),
-            flux: Vec::with_capacity(end - start + 2 + LANES),
+            flux: Vec::with_capacity(end - start + 2),
             first: 0,
             before: before.is_some(),
             behind: behind.is_some(),
@@ -171,7 +170,6 @@ impl<T: Float> Piece<'_, T> {
             add(i..i + 1);
         }
         near.first = first;
-        near.flux.extend([f64::NAN; LANES]);
         Some(near)
     }
 }
@@ -192,21 +190,4 @@ impl Near {
 fn next_break(time: &[f64], start: usize, tolerance: f64) -> usize {
     let gap = time[start..].windows(2).position(|pair| pair[1] - pair[0] > tolerance);
     gap.map_or(time.len(), |i| start + i + 1)
-}
-
-/// Call `take` with each block of `flux[window]`; what the last one has too much is NaN.
-#[inline(always)]
-pub fn for_each_block(flux: &[f64], window: Range<usize>, mut take: impl FnMut(&[f64; LANES])) {
-    let (blocks, _) = flux[window.start..].as_chunks::<LANES>();
-    let (full, rest) = (window.len() / LANES, window.len() % LANES);
-    for block in &blocks[..full] {
-        take(block);
-    }
-    if rest > 0 {
-        let mut block = blocks[full];
-        for lane in 0..LANES {
-            block[lane] = if lane < rest { block[lane] } else { f64::NAN };
-        }
-        take(&block);
-    }
 }
