@@ -9,6 +9,7 @@ Every kernel has a NumPy reference, and gives the same numbers when an accelerat
 or `rust`) forces one; `threads=` and `ASTROZOO_NUM_THREADS` limit the threads.
 """
 
+from astrozoo.accel.detrending import biweight_detrend, median_filter_time
 from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
 from astrozoo.accel.fits import FitsTable, read_fits_columns
 from astrozoo.accel.folding import FoldedViews, fold_views
@@ -37,6 +38,10 @@ __all__ = [
     "kernels",
     "laplacian_pe",
     "lsf_sigma",
+    "biweight_detrend",
+    "info",
+    "kernels",
+    "median_filter_time",
     "nan_stats",
     "patch_batch",
     "quantiles",

@@ -17,6 +17,7 @@ from astrozoo.errors import BackendUnavailableError
 if TYPE_CHECKING:
     from astrozoo.data.config import DataConfig
     from astrozoo.data.datasets import FieldDataset
+    from astrozoo.data.detrending import flatten_light_curve
     from astrozoo.data.fields import open_fields
     from astrozoo.data.gaps import fill_gaps
     from astrozoo.data.graph_encodings import distance_graph, encode_graphs
@@ -47,6 +48,7 @@ __all__ = [
     "downscale",
     "encode_graphs",
     "fill_gaps",
+    "flatten_light_curve",
     "forecast",
     "infill",
     "observe_spectra",
@@ -76,6 +78,7 @@ _HOMES = {
     "downscale": "tasks",
     "encode_graphs": "graph_encodings",
     "fill_gaps": "gaps",
+    "flatten_light_curve": "detrending",
     "forecast": "tasks",
     "infill": "tasks",
     "observe_spectra": "spectra",

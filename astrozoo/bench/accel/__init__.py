@@ -28,6 +28,7 @@ from astrozoo.registry.names import suggest
 __all__ = ["AREAS", "add_arguments", "cases", "measure_case", "run"]
 
 AREAS = (
+    "detrending",
     "statistics",
     "gaps",
     "regridding",

@@ -141,3 +141,22 @@ def voigt_cross_section(
     threads: int,
     /,
 ) -> NDArray[np.float64]: ...
+def median_filter_time(
+    time: NDArray[np.float64],
+    flux: NDArray[np.float32] | NDArray[np.float64],
+    window: float,
+    break_tolerance: float,
+    edge_cutoff: float,
+    threads: int,
+    /,
+) -> NDArray[np.floating]: ...
+def biweight_detrend(
+    time: NDArray[np.float64],
+    flux: NDArray[np.float32] | NDArray[np.float64],
+    window: float,
+    cval: float,
+    break_tolerance: float,
+    edge_cutoff: float,
+    threads: int,
+    /,
+) -> NDArray[np.floating]: ...

@@ -9,6 +9,7 @@
 //! built for a baseline processor uses AVX2 or AVX-512 where they are there.
 
 mod elementary;
+pub mod detrending;
 pub mod error;
 pub mod fits;
 pub mod float;

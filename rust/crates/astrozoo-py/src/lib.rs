@@ -12,6 +12,7 @@ mod lines;
 mod patches;
 mod regridding;
 mod spectra;
+mod detrending;
 mod statistics;
 mod transits;
 
@@ -33,6 +34,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     patches::register(module)?;
     regridding::register(module)?;
     spectra::register(module)?;
+    detrending::register(module)?;
     statistics::register(module)?;
     transits::register(module)?;
     Ok(())
