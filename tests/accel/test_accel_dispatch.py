@@ -168,7 +168,9 @@ def test_every_kernel_has_a_documented_function_a_benchmark_and_tests_of_its_own
     assert all(section in function.__doc__ for section in ("Args:", "Returns:", "Raises:"))
     assert list(inspect.signature(accel.kernels()[kernel]).parameters)[-1] == "threads"
     assert kernel in {case.kernel for case in benchmarks.cases()}
-    tests = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py") if file.name != Path(__file__).name)
+    tests = "".join(
+        file.read_text() for file in Path(__file__).parent.glob("test_*.py") if file.name != Path(__file__).name
+    )
     assert f"accel.{kernel}(" in tests
 
 

@@ -28,12 +28,12 @@ from astrozoo.registry.names import suggest
 __all__ = ["AREAS", "add_arguments", "cases", "measure_case", "run"]
 
 AREAS = (
-    "detrending",
     "statistics",
     "gaps",
     "regridding",
     "patches",
     "fits",
+    "detrending",
     "transits",
     "folding",
     "spectra",

@@ -9,11 +9,13 @@ __all__ = [
     "INTERFACE",
     "SOURCES",
     "VERSION",
+    "biweight_detrend",
     "box_least_squares",
     "convolve_lsf",
     "fill_gaps",
     "fold_views",
     "laplacian_pe",
+    "median_filter_time",
     "nan_stats",
     "patch_batch",
     "quantiles",
@@ -31,6 +33,16 @@ VERSION: Final[str]
 
 _Keyword: TypeAlias = bool | int | float | str | None
 
+def biweight_detrend(
+    time: NDArray[np.float64],
+    flux: NDArray[np.float32] | NDArray[np.float64],
+    window: float,
+    cval: float,
+    break_tolerance: float,
+    edge_cutoff: float,
+    threads: int,
+    /,
+) -> NDArray[np.floating]: ...
 def box_least_squares(
     time: NDArray[np.float64],
     flux: NDArray[np.float64],
@@ -67,6 +79,15 @@ def fold_views(
 def laplacian_pe(
     edges: NDArray[np.int64], sizes: NDArray[np.int64], count: int, single: bool, threads: int, /
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]: ...
+def median_filter_time(
+    time: NDArray[np.float64],
+    flux: NDArray[np.float32] | NDArray[np.float64],
+    window: float,
+    break_tolerance: float,
+    edge_cutoff: float,
+    threads: int,
+    /,
+) -> NDArray[np.floating]: ...
 def nan_stats(
     values: NDArray[np.float32] | NDArray[np.float64], threads: int, /
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.floating], NDArray[np.floating]]: ...
@@ -141,22 +162,3 @@ def voigt_cross_section(
     threads: int,
     /,
 ) -> NDArray[np.float64]: ...
-def median_filter_time(
-    time: NDArray[np.float64],
-    flux: NDArray[np.float32] | NDArray[np.float64],
-    window: float,
-    break_tolerance: float,
-    edge_cutoff: float,
-    threads: int,
-    /,
-) -> NDArray[np.floating]: ...
-def biweight_detrend(
-    time: NDArray[np.float64],
-    flux: NDArray[np.float32] | NDArray[np.float64],
-    window: float,
-    cval: float,
-    break_tolerance: float,
-    edge_cutoff: float,
-    threads: int,
-    /,
-) -> NDArray[np.floating]: ...

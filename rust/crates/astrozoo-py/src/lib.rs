@@ -4,6 +4,7 @@
 //! again, so that no call from Python can reach outside an array; runs without the interpreter lock; and returns arrays.
 
 mod arrays;
+mod detrending;
 mod fits;
 mod folding;
 mod gaps;
@@ -12,7 +13,6 @@ mod lines;
 mod patches;
 mod regridding;
 mod spectra;
-mod detrending;
 mod statistics;
 mod transits;
 
@@ -26,6 +26,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INTERFACE", INTERFACE)?;
     module.add("SOURCES", env!("ASTROZOO_SOURCES"))?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
+    detrending::register(module)?;
     fits::register(module)?;
     folding::register(module)?;
     gaps::register(module)?;
@@ -34,7 +35,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     patches::register(module)?;
     regridding::register(module)?;
     spectra::register(module)?;
-    detrending::register(module)?;
     statistics::register(module)?;
     transits::register(module)?;
     Ok(())

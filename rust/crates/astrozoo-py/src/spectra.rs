@@ -4,7 +4,7 @@
 use crate::arrays::{Plain, empty, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::spectra as core;
-use numpy::{Element, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use numpy::{Ix2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
