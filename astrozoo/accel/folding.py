@@ -66,6 +66,9 @@ def fold_views(
             minimum is its median (a constant flux), is shifted only.
         threads: See `astrozoo.accel.threads.workers`.
 
+    Returns:
+        Both views, in the dtype of the flux, with a dimension of candidates where there is one.
+
     Raises:
         InputError: Other shapes, no cadence that is known, numbers that are not positive where they must be, or bins as
             wide as their view.

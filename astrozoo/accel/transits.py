@@ -77,6 +77,9 @@ def box_least_squares(
         oversample: Bins in the shortest duration.
         threads: See `astrozoo.accel.threads.workers`.
 
+    Returns:
+        The best box of each period, arrays `[period]` of float64.
+
     Raises:
         InputError: Arrays of other shapes, errors, periods or durations that are not positive, durations that do not
             fit, or more than 2^27 bins in a period.

@@ -235,6 +235,7 @@ def measure(
     device: str = "cpu",
     memory: bool = False,
     lead: float = 0.0,
+    prime: float = 0.0,
     title: str = "",
     packages: Iterable[str] = (),
     seed: int = 0,
@@ -253,6 +254,8 @@ def measure(
             on the CPU cannot be reset within it: use `measure_processes`.
         lead: On CUDA, seconds for which the GPU is kept busy before the clock starts, so that it finds all calls queued
             and is timed alone; without it, calls that the host launches slower than they run are timed with the host.
+        prime: Seconds for which a contestant runs untimed before each of its samples, unless one call takes longer.
+            Threads of OpenMP look for work for up to 0.2 seconds after a call, and take a core from the next until then.
         title: What one call does.
         packages: Peers whose versions the environment line should name.
         seed: Of the order within rounds.
@@ -268,10 +271,14 @@ def measure(
         raise ValueError(f"memory=True needs device='cuda', got {device!r}; measure_processes measures it on the CPU.")
     sample = _cuda_sample(device, memory, lead) if on_cuda else _clock_sample(clock)
     taken: dict[str, list[tuple[float, int]]] = {name: [] for name in contestants}
+    lasted: dict[str, float] = {}
     for index, name in _schedule(list(contestants), rounds, warmup, seed):
         if setup is not None:
             setup(name)
+        if prime > lasted.get(name, 0.0):
+            _run_for(prime, contestants[name])
         seconds, peak = sample(contestants[name], calls)
+        lasted[name] = seconds / calls
         if index >= 0:
             taken[name].append((seconds / calls, peak))
     samples = {
@@ -372,6 +379,12 @@ def _clock_sample(clock: Callable[[], float]) -> Callable[[Callable[[], object],
         return clock() - start, 0
 
     return sample
+
+
+def _run_for(seconds: float, function: Callable[[], object]) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        function()
 
 
 _CYCLES = 2_000_000_000  # a second on the fastest clock there is; on a slower one the lead is longer, which is no harm

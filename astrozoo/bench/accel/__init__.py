@@ -27,6 +27,8 @@ from astrozoo.registry.names import suggest
 
 __all__ = ["AREAS", "add_arguments", "cases", "measure_case", "run"]
 
+_PRIME = 0.25  # seconds before each sample, after which the threads of other contestants are at rest
+
 AREAS = (
     "statistics",
     "gaps",
@@ -103,6 +105,7 @@ def measure_case(case: Case, machine: Machine, *, rounds: int | None = None, pee
         rounds=rounds or case.rounds,
         warmup=1,
         calls=setup.calls,
+        prime=_PRIME,
         title=f"{case.kernel}: {case.size}",
         packages=[peer.package for peer in present.values()],
     )

@@ -32,6 +32,11 @@ fn graph_encodings(criterion: &mut Criterion) {
     for (least, most) in [(20, 60), (100, 200)] {
         let (edges, sizes, weights) = molecules(least, most);
         for threads in [1, 2] {
+            let pairs = 256 * (most * most) as usize;
+            group.bench_function(format!("hops, {least} to {most} nodes, {threads} threads"), |bencher| {
+                let mut out = vec![0; pairs];
+                bencher.iter(|| hops(black_box(&edges), &sizes, Direction::Both, u32::MAX, &mut out, threads));
+            });
             let mut bench = |name: &str, weights: Option<&[f64]>, work: &dyn Fn(&Arcs)| {
                 group.bench_function(format!("{name}, {least} to {most} nodes, {threads} threads"), |bencher| {
                     bencher.iter(|| match Arcs::new(black_box(&edges), &sizes, weights, Direction::Forward) {
@@ -40,11 +45,6 @@ fn graph_encodings(criterion: &mut Criterion) {
                     });
                 });
             };
-            let pairs = 256 * (most * most) as usize;
-            bench("hops", None, &|arcs| {
-                let mut out = vec![0; pairs];
-                let _ = black_box(hops(arcs, u32::MAX, &mut out, threads));
-            });
             bench("distances", Some(&weights), &|arcs| {
                 let mut out = vec![0.0; pairs];
                 let _ = black_box(distances(arcs, f64::INFINITY, &mut out, threads));

@@ -31,15 +31,21 @@ fn shortest_paths<'py>(
     threads: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
     let direction = if directed { Direction::Forward } else { Direction::Both };
-    let arcs = arcs(py, &edges, &sizes, weights.as_ref(), direction)?;
     if weights.is_none() {
-        let hops = limit.clamp(0.0, f64::from(u32::MAX)) as u32;
-        return filled(py, &arcs, |arcs, out: &mut [i32]| core::hops(arcs, hops, out, threads));
+        two_rows(&edges)?;
+        let (edges, sizes) = (edges.as_slice()?, sizes.as_slice()?);
+        let most = usize::try_from(sizes.iter().copied().max().unwrap_or(0)).unwrap_or(0);
+        let most_hops = limit.clamp(0.0, f64::from(u32::MAX)) as u32;
+        return filled(py, (sizes.len(), most, most), |out: &mut [i32]| {
+            core::hops(edges, sizes, direction, most_hops, out, threads)
+        });
     }
+    let arcs = arcs(py, &edges, &sizes, weights.as_ref(), direction)?;
+    let shape = (arcs.graphs(), arcs.most(), arcs.most());
     if single {
-        filled(py, &arcs, |arcs, out: &mut [f32]| core::distances(arcs, limit, out, threads))
+        filled(py, shape, |out: &mut [f32]| core::distances(&arcs, limit, out, threads))
     } else {
-        filled(py, &arcs, |arcs, out: &mut [f64]| core::distances(arcs, limit, out, threads))
+        filled(py, shape, |out: &mut [f64]| core::distances(&arcs, limit, out, threads))
     }
 }
 
@@ -91,9 +97,7 @@ fn arcs(
     weights: Option<&PyReadonlyArray1<'_, f64>>,
     direction: Direction,
 ) -> PyResult<Arcs> {
-    if edges.shape()[0] != 2 {
-        return Err(PyValueError::new_err(format!("edges of shape {:?}; expected (2, edge)", edges.shape())));
-    }
+    two_rows(edges)?;
     let weights = weights.map(|weights| weights.as_slice()).transpose()?;
     let (edges, sizes) = (edges.as_slice()?, sizes.as_slice()?);
     py.detach(|| Arcs::new(edges, sizes, weights, direction)).map_err(refused)
@@ -102,16 +106,23 @@ fn arcs(
 /// An array `[graph, node, node]` that `fill` has filled.
 fn filled<'py, T: Plain>(
     py: Python<'py>,
-    arcs: &Arcs,
-    fill: impl FnOnce(&Arcs, &mut [T]) -> Result<(), astrozoo_core::Error> + Send,
+    shape: (usize, usize, usize),
+    fill: impl FnOnce(&mut [T]) -> Result<(), astrozoo_core::Error> + Send,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let array: Bound<'_, PyArray3<T>> = empty(py, (arcs.graphs(), arcs.most(), arcs.most()))?;
+    let array: Bound<'_, PyArray3<T>> = empty(py, shape)?;
     {
         let mut array = array.readwrite();
         let slice = array.as_slice_mut()?;
-        py.detach(|| fill(arcs, slice)).map_err(refused)?;
+        py.detach(|| fill(slice)).map_err(refused)?;
     }
     Ok(array.into_any())
+}
+
+fn two_rows(edges: &PyReadonlyArray2<'_, i64>) -> PyResult<()> {
+    if edges.shape()[0] != 2 {
+        return Err(PyValueError::new_err(format!("edges of shape {:?}; expected (2, edge)", edges.shape())));
+    }
+    Ok(())
 }
 
 fn rows<T: Float + Element>(py: Python<'_>, values: Vec<T>, width: usize) -> PyResult<Bound<'_, PyAny>> {

@@ -190,7 +190,8 @@ impl<'a> Graph<'a> {
     }
 }
 
-fn nodes(sizes: &[i64]) -> Result<Vec<usize>, Error> {
+/// First node of each graph, and the number of nodes.
+pub fn nodes(sizes: &[i64]) -> Result<Vec<usize>, Error> {
     let mut nodes = Vec::with_capacity(sizes.len() + 1);
     let mut sum = 0_usize;
     nodes.push(0);

@@ -7,7 +7,9 @@
 //! each power of two, so that a level adds all its new pairs by an OR into the planes of its number; at the end the
 //! planes are spread into integers, sixteen to a vector, without a branch for any pair.
 
-use super::arcs::{Arcs, Graph};
+use super::arcs::{Arcs, Direction, nodes};
+use super::small_hops;
+use super::steps::Steps;
 use crate::error::Error;
 use crate::parallel;
 use multiversion::multiversion;
@@ -29,31 +31,112 @@ const ONE_BIT: [u32; 32] = {
 
 /// Hops of all pairs into `out[graph, node, node]` (source, target), where every graph has the room of the largest.
 ///
-/// -1 where there is no path of at most `limit` hops, and where there is no node.
+/// -1 where there is no path of at most `limit` hops, and where there is no node. Edges that come graph by graph, as a
+/// batch has them, are sorted within their graphs, by all threads; others are sorted all together first.
 ///
 /// # Errors
 ///
-/// `out` has another size.
-pub fn hops(arcs: &Arcs, limit: u32, out: &mut [i32], threads: usize) -> Result<(), Error> {
-    let most = arcs.most();
-    let size = most.checked_mul(most).and_then(|pairs| pairs.checked_mul(arcs.graphs()));
+/// Edges or sizes that are no batch (see [`Arcs::new`]), or an `out` of another size.
+pub fn hops(
+    edges: &[i64],
+    sizes: &[i64],
+    direction: Direction,
+    limit: u32,
+    out: &mut [i32],
+    threads: usize,
+) -> Result<(), Error> {
+    let nodes = nodes(sizes)?;
+    let most = nodes.windows(2).map(|graph| graph[1] - graph[0]).max().unwrap_or(0);
+    let size = most.checked_mul(most).and_then(|pairs| pairs.checked_mul(sizes.len()));
     Error::require(size == Some(out.len()), || format!("{} places are not for {most} nodes squared", out.len()))?;
-    let tasks = arcs.tasks(GRAIN, |nodes, _| nodes * nodes);
+    let runs = EdgeRuns::new(edges, &nodes);
+    let arcs = if runs.is_none() { Some(Arcs::new(edges, sizes, None, direction)?) } else { None };
+    if out.is_empty() {
+        return Ok(());
+    }
+    let graphs = (GRAIN / (most * most)).max(1);
     let threads = parallel::worth(threads, out.len(), GRAIN);
-    let parts = arcs.parts(&tasks, out, |_| most, most);
-    parallel::map(threads, parts, |(graphs, part)| {
+    let tasks: Vec<_> = out.chunks_mut(graphs * most * most).enumerate().collect();
+    let done = parallel::map(threads, tasks, |(task, part)| {
         let (mut steps, mut bits) = (Steps::default(), Bits::default());
-        for (graph, out) in graphs.zip(part.chunks_mut((most * most).max(1))) {
-            steps.enter(arcs.graph(graph));
+        for (graph, out) in part.chunks_mut(most * most).enumerate() {
+            let graph = task * graphs + graph;
+            match (&runs, &arcs) {
+                (Some(runs), _) => runs.enter(graph, direction, &mut steps)?,
+                (None, Some(arcs)) => steps.enter(arcs.graph(graph)),
+                (None, None) => {}
+            }
             of_graph(&steps, &mut bits, most, limit, out);
         }
+        Ok(())
     });
-    Ok(())
+    done.into_iter().collect()
+}
+
+/// Edges of a batch in which those of a graph lie next to each other.
+struct EdgeRuns<'a> {
+    sources: &'a [i64],
+    targets: &'a [i64],
+    /// First node of each graph, and the number of nodes.
+    nodes: &'a [usize],
+    /// First edge of each graph, and the number of edges.
+    first: Vec<usize>,
+}
+
+impl<'a> EdgeRuns<'a> {
+    /// None where the edges do not come graph by graph, or one of them is not within a graph.
+    fn new(edges: &'a [i64], nodes: &'a [usize]) -> Option<Self> {
+        if !edges.len().is_multiple_of(2) {
+            return None;
+        }
+        let (sources, targets) = edges.split_at(edges.len() / 2);
+        let mut first = vec![0];
+        let mut here = 0..0; // nodes of the graph whose edges come now
+        for (edge, (&source, &target)) in sources.iter().zip(targets).enumerate() {
+            let (source, target) = (usize::try_from(source).ok()?, usize::try_from(target).ok()?);
+            while source >= here.end {
+                let graph = first.len() - 1;
+                here = *nodes.get(graph)?..*nodes.get(graph + 1)?;
+                first.push(edge);
+            }
+            if !here.contains(&source) || !here.contains(&target) {
+                return None;
+            }
+        }
+        first.remove(0); // the edges before those of the first graph, of which there are none
+        first.resize(nodes.len(), sources.len());
+        Some(Self { sources, targets, nodes, first })
+    }
+
+    /// The arcs of one graph.
+    fn enter(&self, graph: usize, direction: Direction, steps: &mut Steps) -> Result<(), Error> {
+        let (start, size) = (self.nodes[graph], self.nodes[graph + 1] - self.nodes[graph]);
+        let edges = self.first[graph]..self.first[graph + 1];
+        let (sources, targets) = (&self.sources[edges.clone()], &self.targets[edges]);
+        if size > 64 {
+            let own: Vec<i64> = sources.iter().chain(targets).map(|&node| node - start as i64).collect();
+            steps.enter(Arcs::new(&own, &[size as i64], None, direction)?.graph(0));
+            return Ok(());
+        }
+        let mut words = [0_u64; 64];
+        for (&source, &target) in sources.iter().zip(targets) {
+            let (source, target) = ((source as usize - start) % 64, (target as usize - start) % 64);
+            words[source] |= 1 << target;
+            if direction == Direction::Both {
+                words[target] |= 1 << source;
+            }
+        }
+        steps.enter_words(&words[..size]);
+        Ok(())
+    }
 }
 
 fn of_graph(steps: &Steps, bits: &mut Bits, most: usize, limit: u32, out: &mut [i32]) {
     let nodes = steps.order.len();
     out[nodes * most..].fill(-1);
+    if nodes <= small_hops::NODES {
+        return small_hops::search(steps, most, limit, out);
+    }
     let words = nodes.div_ceil(64);
     for first in (0..words).step_by(8) {
         let last = words - first <= 8;
@@ -62,80 +145,6 @@ fn of_graph(steps: &Steps, bits: &mut Bits, most: usize, limit: u32, out: &mut [
             2 => search::<2>(steps, bits, first * 64, most, limit, out, last),
             3 | 4 => search::<4>(steps, bits, first * 64, most, limit, out, last),
             _ => search::<8>(steps, bits, first * 64, most, limit, out, last),
-        }
-    }
-}
-
-/// The arcs of a graph, each once (an edge that is listed both ways gives every arc twice).
-#[derive(Default)]
-struct Steps {
-    /// The nodes, those with most arcs first; what follows numbers them by their place here.
-    order: Vec<u32>,
-    /// Ends of the first arc of each node that has one, of the second of each that has two, and so on.
-    ends: Vec<u32>,
-    /// Where those of each arc start in `ends`, and how many there are.
-    starts: Vec<u32>,
-    // Room for the work.
-    distinct: Vec<u32>,
-    first: Vec<u32>,
-    marks: Vec<u32>,
-    places: Vec<u32>,
-}
-
-impl Steps {
-    fn enter(&mut self, graph: Graph<'_>) {
-        let nodes = graph.len();
-        self.distinct.clear();
-        self.first.clear();
-        self.first.push(0);
-        self.marks.clear();
-        self.marks.resize(nodes, 0); // the last node that has an arc to this one, plus one
-        self.starts.clear();
-        self.starts.push(0); // for now: how many nodes have more arcs than this
-        for node in 0..nodes {
-            let before = self.distinct.len();
-            for &end in graph.ends(node) {
-                let mark = &mut self.marks[end as usize];
-                if *mark != node as u32 + 1 {
-                    *mark = node as u32 + 1;
-                    self.distinct.push(end);
-                }
-            }
-            let count = self.distinct.len() - before;
-            self.first.push(self.distinct.len() as u32);
-            if count >= self.starts.len() {
-                self.starts.resize(count + 1, 0);
-            }
-            self.starts[count] += 1;
-        }
-        let most = self.starts.len() - 1;
-        for count in (0..most).rev() {
-            self.starts[count] += self.starts[count + 1]; // nodes with at least as many arcs
-        }
-        // A node with `count` arcs comes after those with more: counting sort, from the last node to the first.
-        self.order.resize(nodes, 0);
-        self.places.resize(nodes, 0);
-        self.marks.clear();
-        self.marks.extend_from_slice(&self.starts);
-        for node in (0..nodes).rev() {
-            let count = (self.first[node + 1] - self.first[node]) as usize;
-            self.marks[count] -= 1;
-            self.places[node] = self.marks[count];
-            self.order[self.marks[count] as usize] = node as u32;
-        }
-        self.starts.remove(0);
-        let mut sum = 0;
-        for start in &mut self.starts {
-            sum += *start;
-            *start = sum - *start;
-        }
-        self.starts.push(sum);
-        self.ends.resize(sum as usize, 0);
-        for node in 0..nodes {
-            let own = &self.distinct[self.first[node] as usize..self.first[node + 1] as usize];
-            for (start, &end) in self.starts.iter().zip(own) {
-                self.ends[(start + self.places[node]) as usize] = self.places[end as usize];
-            }
         }
     }
 }
@@ -241,7 +250,7 @@ fn advance<const WORDS: usize>(steps: &Steps, frontier: &[u64], new: &mut [u64])
 
 /// Set the bits of `value` in all numbers whose bit of `ones` is set.
 #[inline(always)]
-fn set(numbers: &mut [i32; 32], ones: u32, value: i32) {
+pub(super) fn set(numbers: &mut [i32; 32], ones: u32, value: i32) {
     for (number, bit) in numbers.iter_mut().zip(&ONE_BIT) {
         *number |= if ones & bit == 0 { 0 } else { value };
     }
@@ -249,14 +258,13 @@ fn set(numbers: &mut [i32; 32], ones: u32, value: i32) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::arcs::Direction;
     use super::*;
     use proptest::prelude::*;
 
     fn all(edges: &[i64], sizes: &[i64], direction: Direction, limit: u32, threads: usize) -> Vec<i32> {
-        let arcs = Arcs::new(edges, sizes, None, direction).unwrap();
-        let mut out = vec![7; arcs.graphs() * arcs.most() * arcs.most()];
-        hops(&arcs, limit, &mut out, threads).unwrap();
+        let most = sizes.iter().copied().max().unwrap_or(0) as usize;
+        let mut out = vec![7; sizes.len() * most * most];
+        hops(edges, sizes, direction, limit, &mut out, threads).unwrap();
         out
     }
 
@@ -329,10 +337,35 @@ mod tests {
     }
 
     #[test]
+    fn edges_in_any_order_give_the_same() {
+        let sizes = [3, 70, 0, 64, 5];
+        let (mut edges, mut start) = (vec![], 0);
+        for &size in &sizes {
+            edges.extend((1..size).map(|node| (start + node, start + node * node % size)));
+            start += size;
+        }
+        let flat = |edges: &[(i64, i64)]| -> Vec<i64> {
+            edges.iter().map(|edge| edge.0).chain(edges.iter().map(|edge| edge.1)).collect()
+        };
+        for direction in [Direction::Forward, Direction::Both] {
+            let grouped = all(&flat(&edges), &sizes, direction, u32::MAX, 2);
+            let mixed: Vec<_> = edges.iter().rev().copied().collect();
+            assert_eq!(grouped, all(&flat(&mixed), &sizes, direction, u32::MAX, 2));
+        }
+    }
+
+    #[test]
+    fn edges_between_graphs_or_to_nowhere_are_an_error() {
+        let mut out = [0; 8];
+        for edges in [[0, 2], [0, 4], [-1, 0], [3, 1]] {
+            assert!(hops(&edges, &[2, 2], Direction::Both, 1, &mut out, 1).is_err());
+        }
+    }
+
+    #[test]
     fn no_graphs_and_a_wrong_size_of_the_output() {
         assert!(all(&[], &[], Direction::Both, 1, 2).is_empty());
         assert!(all(&[], &[0, 0], Direction::Both, 1, 2).is_empty());
-        let arcs = Arcs::new(&[], &[2], None, Direction::Both).unwrap();
-        assert!(hops(&arcs, 1, &mut [0; 5], 1).is_err());
+        assert!(hops(&[], &[2], Direction::Both, 1, &mut [0; 5], 1).is_err());
     }
 }

@@ -11,6 +11,8 @@ mod eigen;
 mod hops;
 mod laplacian;
 mod random_walk;
+mod small_hops;
+mod steps;
 
 pub use arcs::{Arcs, Direction, Graph};
 pub use distances::distances;
