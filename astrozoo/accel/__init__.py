@@ -9,15 +9,21 @@ Every kernel has a NumPy reference, and gives the same numbers when an accelerat
 or `rust`) forces one; `threads=` and `ASTROZOO_NUM_THREADS` limit the threads.
 """
 
+from astrozoo.accel.collation import CollatedGraphs, collate_graphs
 from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
+from astrozoo.accel.neighbors import RadiusGraph, radius_graph
 from astrozoo.accel.statistics import NanStats, nan_stats
 
 __all__ = [
     "INTERFACE",
     "AccelInfo",
+    "CollatedGraphs",
     "NanStats",
+    "RadiusGraph",
+    "collate_graphs",
     "info",
     "kernels",
     "nan_stats",
+    "radius_graph",
     "using",
 ]

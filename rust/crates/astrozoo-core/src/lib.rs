@@ -8,8 +8,10 @@
 //! Inner loops are compiled for several instruction sets (`multiversion`) and chosen when they run, so that a wheel
 //! built for a baseline processor uses AVX2 or AVX-512 where they are there.
 
+pub mod collation;
 pub mod error;
 pub mod float;
+pub mod neighbors;
 pub mod parallel;
 pub mod statistics;
 

@@ -4,6 +4,8 @@
 //! again, so that no call from Python can reach outside an array; runs without the interpreter lock; and returns arrays.
 
 mod arrays;
+mod collation;
+mod neighbors;
 mod statistics;
 
 use pyo3::prelude::*;
@@ -16,6 +18,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INTERFACE", INTERFACE)?;
     module.add("SOURCES", env!("ASTROZOO_SOURCES"))?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
+    collation::register(module)?;
+    neighbors::register(module)?;
     statistics::register(module)?;
     Ok(())
 }
