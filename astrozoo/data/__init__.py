@@ -1,4 +1,4 @@
-"""Data: fields from NetCDF and Zarr, the tasks built on them, and synthetic batches for any spec.
+"""Data: fields from NetCDF and Zarr, the tasks built on them, graphs, and synthetic batches for any spec.
 
     fields = open_fields(["t2m_1990.nc", "t2m_1991.nc"])
     task = forecast(fields, inputs=["t2m"], lead=1, split=TimeSplit(train=0.7, val=0.15, test=0.15))
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from astrozoo.data.config import DataConfig
     from astrozoo.data.datasets import FieldDataset
     from astrozoo.data.fields import open_fields
+    from astrozoo.data.graphs import Graph, collate_graphs, connect, graph_geometry
     from astrozoo.data.inference import prepare, to_dataset
     from astrozoo.data.named import open_dataset
     from astrozoo.data.splits import MemberSplit, TimeSplit
@@ -28,11 +29,15 @@ __all__ = [
     "DataConfig",
     "FieldDataset",
     "FieldTask",
+    "Graph",
     "MemberSplit",
     "SyntheticData",
     "TimeSplit",
+    "collate_graphs",
+    "connect",
     "downscale",
     "forecast",
+    "graph_geometry",
     "infill",
     "open_dataset",
     "open_fields",
@@ -44,11 +49,15 @@ _HOMES = {
     "DataConfig": "config",
     "FieldDataset": "datasets",
     "FieldTask": "tasks",
+    "Graph": "graphs",
     "MemberSplit": "splits",
     "SyntheticData": "synthetic",
     "TimeSplit": "splits",
+    "collate_graphs": "graphs",
+    "connect": "graphs",
     "downscale": "tasks",
     "forecast": "tasks",
+    "graph_geometry": "graphs",
     "infill": "tasks",
     "open_dataset": "named",
     "open_fields": "fields",

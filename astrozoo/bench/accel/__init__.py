@@ -28,6 +28,8 @@ from astrozoo.registry.names import suggest
 __all__ = ["AREAS", "add_arguments", "cases", "measure_case", "run"]
 
 AREAS = (
+    "collation",
+    "neighbors",
     "statistics",
 )  # fmt: skip
 

@@ -1,98 +1,19 @@
 //! Bindings of `astrozoo_core::collation`.
 //!
-//! Arrays of a batch are many and small, so what is done for each counts more than the copying: they are borrowed once,
-//! and nothing about them is checked in Python before. Where something is not as it should be, the answer is None, and
-//! `astrozoo.accel` looks for what it is.
+//! Arrays of a batch are many and small, so what is done for each counts more than the copying. Nothing about them is
+//! checked in Python before: where something is not as it should be, the answer is None, and `astrozoo.accel` looks for
+//! what it is. Arrays are copied with the interpreter lock held, which protects them: to borrow each of them, so that
+//! this could be done without, takes longer than to copy it (and as views of one array they are compared pair by pair).
 
-use crate::arrays::refused;
 use astrozoo_core::collation as core;
 use numpy::{
-    Element, PyArray1, PyArray2, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods,
+    Element, PyArray1, PyArray2, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, dtype,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(collate_graphs, module)?)
-}
-
-/// Arrays of one type, C-contiguous and of one shape, but for the first dimension.
-enum Part<'py> {
-    Single(Vec<PyReadonlyArrayDyn<'py, f32>>),
-    Double(Vec<PyReadonlyArrayDyn<'py, f64>>),
-    Whole(Vec<PyReadonlyArrayDyn<'py, i64>>),
-}
-
-impl<'py> Part<'py> {
-    /// Borrow the arrays of a list that have `dims` dimensions.
-    fn borrow(list: &Bound<'py, PyList>, dims: usize) -> Option<Self> {
-        let first = list.get_item(0).ok()?;
-        if first.cast::<PyArrayDyn<f32>>().is_ok() {
-            borrow(list, dims).map(Part::Single)
-        } else if first.cast::<PyArrayDyn<f64>>().is_ok() {
-            borrow(list, dims).map(Part::Double)
-        } else {
-            borrow(list, dims).map(Part::Whole)
-        }
-    }
-
-    fn arrays(&self) -> Vec<&Bound<'py, PyUntypedArray>> {
-        match self {
-            Part::Single(arrays) => arrays.iter().map(|array| array.as_untyped()).collect(),
-            Part::Double(arrays) => arrays.iter().map(|array| array.as_untyped()).collect(),
-            Part::Whole(arrays) => arrays.iter().map(|array| array.as_untyped()).collect(),
-        }
-    }
-
-    /// Rows of each array, where they are the first dimension.
-    fn rows(&self) -> Vec<usize> {
-        self.arrays().into_iter().map(|array| array.shape()[0]).collect()
-    }
-
-    /// One array of all rows, or, with `stack`, with a row for each array.
-    fn join(&self, py: Python<'py>, stack: bool, threads: usize) -> PyResult<Bound<'py, PyAny>> {
-        match self {
-            Part::Single(arrays) => join(py, arrays, stack, threads),
-            Part::Double(arrays) => join(py, arrays, stack, threads),
-            Part::Whole(arrays) => join(py, arrays, stack, threads),
-        }
-    }
-}
-
-fn borrow<'py, T: Element>(list: &Bound<'py, PyList>, dims: usize) -> Option<Vec<PyReadonlyArrayDyn<'py, T>>> {
-    let mut arrays: Vec<PyReadonlyArrayDyn<'py, T>> = Vec::with_capacity(list.len());
-    for item in list.iter() {
-        let array = item.cast_into::<PyArrayDyn<T>>().ok()?;
-        let shape = array.shape();
-        let alike = arrays.first().is_none_or(|first| first.shape()[dims.min(1)..] == shape[dims.min(1)..]);
-        if shape.len() != dims || !array.is_c_contiguous() || !alike {
-            return None;
-        }
-        arrays.push(array.try_into_readonly().ok()?);
-    }
-    Some(arrays)
-}
-
-fn join<'py, T: Element + Copy>(
-    py: Python<'py>,
-    arrays: &[PyReadonlyArrayDyn<'py, T>],
-    stack: bool,
-    threads: usize,
-) -> PyResult<Bound<'py, PyAny>> {
-    let pieces: Vec<&[T]> = arrays.iter().map(|array| array.as_slice()).collect::<Result<_, _>>()?;
-    let mut shape = arrays.first().map_or(vec![0], |array| array.shape().to_vec());
-    if stack {
-        shape.insert(0, arrays.len());
-    } else {
-        shape[0] = arrays.iter().map(|array| array.shape()[0]).sum();
-    }
-    let joined = PyArrayDyn::<T>::zeros(py, shape, false);
-    {
-        let mut joined = joined.readwrite();
-        let result = joined.as_slice_mut()?;
-        py.detach(|| core::join(&pieces, result, threads)).map_err(refused)?;
-    }
-    Ok(joined.into_any())
 }
 
 /// Graphs as the parts of one graph, or None where their arrays do not fit each other.
@@ -107,58 +28,104 @@ fn collate_graphs<'py>(
     y: Option<Bound<'py, PyList>>,
     threads: usize,
 ) -> PyResult<Option<Bound<'py, PyTuple>>> {
-    /// The arrays of a list that may be missing; what is not as it should be ends the function with None.
-    macro_rules! part {
-        ($list:expr, $dims:expr) => {
-            match &$list {
-                None => None,
-                Some(list) => match Part::borrow(list, $dims) {
-                    None => return Ok(None),
-                    part => part,
-                },
+    let Some((x, sizes)) = join(py, &x, 2)? else { return Ok(None) };
+    let Some((shifted, owner, ends)) = join_edges(py, &edges, &sizes, threads)? else { return Ok(None) };
+    let mut parts = [None, None, None];
+    let lists = [(edge_attr, 2, Some(&ends)), (positions, 2, Some(&sizes)), (y, 1, None)];
+    for (part, (list, dims, rows)) in parts.iter_mut().zip(lists) {
+        let Some(list) = list else { continue };
+        match join(py, &list, dims)? {
+            Some((joined, found)) if found.len() == sizes.len() && rows.is_none_or(|rows| *rows == found) => {
+                *part = Some(joined);
             }
-        };
-    }
-    let (Some(nodes), Some(edges)) = (Part::borrow(&x, 2), borrow_edges(&edges)) else { return Ok(None) };
-    let (edge_attr, positions, y) = (part!(edge_attr, 2), part!(positions, 2), part!(y, 1));
-    let sizes = nodes.rows();
-    let ends: Vec<usize> = edges.iter().map(|edges| edges.shape()[1]).collect();
-    let fits = |part: &Option<Part>, rows: &[usize]| part.as_ref().is_none_or(|part| part.rows() == rows);
-    let labels = y.as_ref().map_or(sizes.len(), |y| y.arrays().len());
-    let alike = y.as_ref().is_none_or(|y| y.rows().windows(2).all(|pair| pair[0] == pair[1]));
-    if sizes.len() != edges.len() || labels != sizes.len() || !alike || !fits(&edge_attr, &ends) || !fits(&positions, &sizes) {
-        return Ok(None);
-    }
-    let shifted = PyArray2::<i64>::zeros(py, [2, ends.iter().sum()], false);
-    let owner = PyArray1::<i64>::zeros(py, sizes.iter().sum::<usize>(), false);
-    {
-        let pieces: Vec<&[i64]> = edges.iter().map(|edges| edges.as_slice()).collect::<Result<_, _>>()?;
-        let (mut shifted, mut owner) = (shifted.readwrite(), owner.readwrite());
-        let (shifted, owner) = (shifted.as_slice_mut()?, owner.as_slice_mut()?);
-        let inside = py.detach(|| {
-            core::owners(&sizes, owner)?;
-            core::shift_edges(&sizes, &pieces, shifted, threads)
-        });
-        if inside.map_err(refused)?.is_err() {
-            return Ok(None);
+            _ => return Ok(None),
         }
     }
-    let join = |part: &Option<Part<'py>>, stack| part.as_ref().map(|part| part.join(py, stack, threads)).transpose();
-    let (x, edge_attr) = (nodes.join(py, false, threads)?, join(&edge_attr, false)?);
-    let (positions, y) = (join(&positions, false)?, join(&y, true)?);
+    let [edge_attr, positions, y] = parts;
     let sizes = PyArray1::from_iter(py, sizes.iter().map(|&size| size as i64));
     (x, shifted, edge_attr, positions, y, owner, sizes).into_pyobject(py).map(Some)
 }
 
-/// Borrow the edges of each graph, `[2, edge]`.
-fn borrow_edges<'py>(list: &Bound<'py, PyList>) -> Option<Vec<PyReadonlyArrayDyn<'py, i64>>> {
+/// One array of those of a list, and the rows of each: joined along the first of two dimensions, or, where they have
+/// one, as the rows of the result. None unless they are of one type that kernels take, and equally wide.
+fn join<'py>(
+    py: Python<'py>,
+    list: &Bound<'py, PyList>,
+    dims: usize,
+) -> PyResult<Option<(Bound<'py, PyAny>, Vec<usize>)>> {
+    let Ok(first) = list.get_item(0) else { return Ok(None) };
+    let Ok(first) = first.cast_into::<PyUntypedArray>() else { return Ok(None) };
+    let kind = first.dtype();
+    if kind.is_equiv_to(&dtype::<f32>(py)) {
+        join_of::<f32>(py, list, dims)
+    } else if kind.is_equiv_to(&dtype::<f64>(py)) {
+        join_of::<f64>(py, list, dims)
+    } else {
+        join_of::<i64>(py, list, dims)
+    }
+}
+
+fn join_of<'py, T: Element + Copy>(
+    py: Python<'py>,
+    list: &Bound<'py, PyList>,
+    dims: usize,
+) -> PyResult<Option<(Bound<'py, PyAny>, Vec<usize>)>> {
+    let mut width = None;
+    let stacked = |shape: &[usize]| match (dims, shape) {
+        (2, &[rows, width]) => Some((rows, width)),
+        (1, &[width]) => Some((1, width)),
+        _ => None,
+    };
+    let joined = append::<T>(list, |shape| {
+        let (rows, found) = stacked(shape)?;
+        (*width.get_or_insert(found) == found).then_some(rows)
+    });
+    let Some((values, rows)) = joined else { return Ok(None) };
+    let shape = [rows.iter().sum(), width.unwrap_or(0)];
+    Ok(Some((PyArray1::from_vec(py, values).reshape(shape)?.into_any(), rows)))
+}
+
+type Edges<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<i64>>, Vec<usize>);
+
+/// Edges of the whole, the graph of each node, and the number of edges of each graph.
+fn join_edges<'py>(
+    py: Python<'py>,
+    list: &Bound<'py, PyList>,
+    sizes: &[usize],
+    threads: usize,
+) -> PyResult<Option<Edges<'py>>> {
+    let joined = append::<i64>(list, |shape| match *shape {
+        [2, edges] => Some(edges),
+        _ => None,
+    });
+    let Some((values, ends)) = joined.filter(|(_, ends)| ends.len() == sizes.len()) else { return Ok(None) };
+    let found = py.detach(|| Some((core::shift_edges(sizes, &values, &ends, threads).ok()?, core::owners(sizes))));
+    let Some((shifted, owner)) = found else { return Ok(None) };
+    let shifted = PyArray1::from_vec(py, shifted).reshape([2, values.len() / 2])?;
+    Ok(Some((shifted, PyArray1::from_vec(py, owner), ends)))
+}
+
+/// The values of all arrays of a list, one after the other, and what `size` makes of each shape; None unless it makes
+/// something of every one, and all are C-contiguous and of this type.
+fn append<T: Element + Copy>(
+    list: &Bound<'_, PyList>,
+    mut size: impl FnMut(&[usize]) -> Option<usize>,
+) -> Option<(Vec<T>, Vec<usize>)> {
     let mut arrays = Vec::with_capacity(list.len());
+    let mut sizes = Vec::with_capacity(list.len());
+    let mut total = 0;
     for item in list.iter() {
-        let array = item.cast_into::<PyArrayDyn<i64>>().ok()?;
-        if !matches!(array.shape(), [2, _]) || !array.is_c_contiguous() {
+        let array = item.cast_into::<numpy::PyArrayDyn<T>>().ok()?;
+        sizes.push(size(array.shape())?);
+        if !array.is_c_contiguous() {
             return None;
         }
-        arrays.push(array.try_into_readonly().ok()?);
+        total += array.len();
+        arrays.push(array);
     }
-    Some(arrays)
+    let mut values = Vec::with_capacity(total);
+    for array in arrays {
+        values.extend_from_slice(&array.to_vec().ok()?);
+    }
+    Some((values, sizes))
 }

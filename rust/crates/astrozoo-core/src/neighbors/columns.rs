@@ -8,6 +8,7 @@
 //! Small clouds are one column each, in the order they came in, and every point is a candidate.
 
 use crate::float::Float;
+use crate::neighbors::group::{Cloud, group};
 use crate::parallel;
 use std::ops::Range;
 
@@ -15,15 +16,8 @@ use std::ops::Range;
 pub const SMALL: usize = 80;
 /// Points that may be read behind the last one.
 pub const PADDING: usize = 8;
-/// No column, or no cloud with columns.
-const NONE: u32 = u32::MAX;
-/// Columns are wider than the radius, and distances to them are taken shorter, by this part of it: far more than
-/// rounding can do to coordinates counted in columns.
-const MARGIN: f64 = 1e-4;
-/// Most columns along an axis; wider ones are used beyond.
-const MOST: f64 = (1_u32 << 30) as f64;
-/// Squares of smaller radii are zero, or nearly.
-const LEAST_RADIUS: f64 = 1e-150;
+/// No column, no table, or no cloud with columns.
+pub const NONE: u32 = u32::MAX;
 /// Points of one task when columns are sorted.
 const TASK: usize = 4096;
 
@@ -48,17 +42,20 @@ pub struct Layout {
 /// Points that lie together within a square of the first two axes.
 #[derive(Clone, Copy)]
 pub struct Column {
-    begin: u32,
-    end: u32,
-    place: (u32, u32),
+    /// Its first slot.
+    pub begin: u32,
+    /// The slot behind its last one.
+    pub end: u32,
+    /// Where it lies along the first two axes of its cloud.
+    pub place: (u32, u32),
     /// The nine columns around this one.
-    near: [u32; 9],
+    pub near: [u32; 9],
     /// Its cloud; none where the cloud is one column.
-    cloud: u32,
+    pub cloud: u32,
     /// Where its table of buckets begins; none where runs are found by bisection.
-    table: u32,
+    pub table: u32,
     /// First bucket, and the last one.
-    buckets: (u32, u32),
+    pub buckets: (u32, u32),
 }
 
 impl Column {
@@ -84,38 +81,6 @@ pub struct Runs {
     pub candidates: usize,
 }
 
-#[derive(Clone, Copy)]
-struct Cloud {
-    low: [f64; 3],
-    width: f64,
-    inverse: f64,
-    radius: f64,
-    /// Steps per unit of length along the third axis, and the logarithm of the steps in a bucket.
-    steps: f64,
-    shift: u32,
-}
-
-impl Cloud {
-    #[inline(always)]
-    /// Where a coordinate lies, in columns from the lowest one.
-    fn place(&self, axis: usize, value: f64) -> f64 {
-        (value - self.low[axis]) * self.inverse
-    }
-
-    /// Squared distances of a coordinate to the column before, its own one, and the one behind.
-    #[inline(always)]
-    fn beside(&self, axis: usize, value: f64, place: u32) -> [f64; 3] {
-        let part = self.place(axis, value) - f64::from(place);
-        let (before, behind) = ((part - MARGIN).max(0.0) * self.width, (1.0 - part - MARGIN).max(0.0) * self.width);
-        [before * before, 0.0, behind * behind]
-    }
-
-    #[inline(always)]
-    fn step(&self, z: f64) -> u32 {
-        ((z - self.low[2]) * self.steps) as u32
-    }
-}
-
 impl Layout {
     /// Lay out finite `positions[point, 3]` of clouds whose points are consecutive.
     pub fn new<T: Float>(positions: &[[T; 3]], clouds: &[Range<usize>], radius: f64, threads: usize) -> Self {
@@ -131,9 +96,8 @@ impl Layout {
             tables: Vec::new(),
         };
         let large: Vec<Range<usize>> = clouds.iter().filter(|cloud| cloud.len() > SMALL).cloned().collect();
-        let grouped = parallel::map(threads, large, |cloud| {
-            group(&positions[cloud.clone()], cloud.start as u32, radius)
-        });
+        let grouped =
+            parallel::map(threads, large, |cloud| group(&positions[cloud.clone()], cloud.start as u32, radius));
         let mut grouped = grouped.into_iter();
         let mut keys: Vec<u64> = (0..points as u64).collect();
         for cloud in clouds {
@@ -273,87 +237,5 @@ impl Layout {
         let end = ((high >> shift).min(last) + 1).max(first) - first;
         let table = column.table as usize;
         (self.tables[table + begin as usize] as usize, self.tables[table + end as usize] as usize)
-    }
-}
-
-struct Group {
-    cloud: Cloud,
-    columns: Vec<Column>,
-    /// By slot: the step in the upper half, the point in the lower one; not yet sorted within columns.
-    keys: Vec<u64>,
-}
-
-/// Cut a cloud into columns; `first` is the number of its first point and of its first slot.
-fn group<T: Float>(positions: &[[T; 3]], first: u32, radius: f64) -> Group {
-    let (low, high) = positions.iter().fold(([f64::INFINITY; 3], [f64::NEG_INFINITY; 3]), |(low, high), position| {
-        let at = position.map(T::to_f64);
-        (std::array::from_fn(|i| at[i].min(low[i])), std::array::from_fn(|i| at[i].max(high[i])))
-    });
-    let radius = radius.max(LEAST_RADIUS);
-    let extent = |axis: usize| high[axis] - low[axis];
-    let width = (radius * (1.0 + MARGIN)).max(extent(0).max(extent(1)) / MOST);
-    // 65,536 steps for a radius, in buckets of a quarter of it; larger ones where the cloud is too long for that.
-    let steps = (65_536.0 / radius).min(f64::from(u32::MAX - 8) / extent(2).max(f64::MIN_POSITIVE));
-    let shift = ((radius * steps / 4.0) as u32).checked_ilog2().unwrap_or(0);
-    let cloud = Cloud { low, width, inverse: 1.0 / width, radius, steps, shift };
-    let place = |position: &[T; 3]| {
-        let at = |axis: usize| cloud.place(axis, position[axis].to_f64()) as u32;
-        (at(0), at(1))
-    };
-    let key = |point: usize| u64::from(cloud.step(positions[point][2].to_f64())) << 32 | u64::from(first + point as u32);
-    let rows = cloud.place(1, high[1]) as u64 + 1;
-    let squares = (cloud.place(0, high[0]) as u64 + 1) * rows;
-    let mut columns = Vec::new();
-    let mut push = |place: (u32, u32), begin: usize, end: usize| {
-        let (begin, end) = (first + begin as u32, first + end as u32);
-        columns.push(Column { begin, end, place, near: [NONE; 9], cloud: 0, table: NONE, buckets: (0, 0) });
-    };
-    let mut keys = vec![0; positions.len()];
-    if squares <= 4 * positions.len() as u64 {
-        let square: Vec<u32> = positions.iter().map(place).map(|(i, j)| i * rows as u32 + j).collect();
-        let mut ends = vec![0_u32; squares as usize + 1];
-        square.iter().for_each(|&square| ends[square as usize + 1] += 1);
-        let mut numbers = vec![NONE; squares as usize];
-        let mut used = 0;
-        for square in 0..squares as usize {
-            let begin = ends[square];
-            ends[square + 1] += begin;
-            if ends[square + 1] > begin {
-                push(((square as u64 / rows) as u32, (square as u64 % rows) as u32), begin as usize, ends[square + 1] as usize);
-                numbers[square] = used;
-                used += 1;
-            }
-        }
-        for (point, &square) in square.iter().enumerate() {
-            keys[ends[square as usize] as usize] = key(point);
-            ends[square as usize] += 1;
-        }
-        link(&mut columns, |(i, j)| {
-            (u64::from(j) < rows).then(|| numbers.get(i as usize * rows as usize + j as usize).copied()).flatten()
-        });
-    } else {
-        let mut order: Vec<((u32, u32), u32)> = positions.iter().map(place).zip(0..).collect();
-        order.sort_unstable();
-        let mut begin = 0;
-        for same in order.chunk_by(|one, other| one.0 == other.0) {
-            push(same[0].0, begin, begin + same.len());
-            begin += same.len();
-        }
-        order.iter().zip(&mut keys).for_each(|(&(_, point), slot)| *slot = key(point as usize));
-        let places: Vec<(u32, u32)> = columns.iter().map(|column| column.place).collect();
-        link(&mut columns, |place| places.binary_search(&place).ok().map(|number| number as u32));
-    }
-    Group { cloud, columns, keys }
-}
-
-/// Tell each column the numbers of those around it.
-fn link(columns: &mut [Column], number: impl Fn((u32, u32)) -> Option<u32>) {
-    for column in columns {
-        let (i, j) = column.place;
-        for (near, (di, dj)) in column.near.iter_mut().zip((0..9).map(|n| (n / 3, n % 3))) {
-            // One less than the column, itself, one more; below zero there is none.
-            let place = (i + di).checked_sub(1).zip((j + dj).checked_sub(1));
-            *near = place.and_then(&number).unwrap_or(NONE);
-        }
     }
 }

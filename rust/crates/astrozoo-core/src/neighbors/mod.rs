@@ -1,6 +1,7 @@
 //! Which points lie near each other.
 
 mod columns;
+mod group;
 mod radius_graph;
 mod scan;
 

@@ -184,3 +184,128 @@ fn write<T: Float>(graph: &RadiusGraph, piece: Piece<T>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Edges and distances, by the definition.
+    fn naive(positions: &[f64], sizes: &[usize], options: Options) -> (Vec<(i64, i64)>, Vec<f64>) {
+        let cloud: Vec<usize> = (0..sizes.len()).flat_map(|cloud| vec![cloud; sizes[cloud]]).collect();
+        let (mut edges, mut distances) = (Vec::new(), Vec::new());
+        for target in 0..cloud.len() {
+            let mut near: Vec<(f64, usize)> = Vec::new();
+            for source in (0..cloud.len()).filter(|&source| cloud[source] == cloud[target]) {
+                let apart = |axis: usize| positions[3 * source + axis] - positions[3 * target + axis];
+                let square = apart(0) * apart(0) + apart(1) * apart(1) + apart(2) * apart(2);
+                if square <= options.radius * options.radius && (options.loops || source != target) {
+                    near.push((square, source));
+                }
+            }
+            near.sort_by(|one, other| one.partial_cmp(other).unwrap());
+            near.truncate(options.most);
+            near.sort_by_key(|&(_, source)| source);
+            edges.extend(near.iter().map(|&(_, source)| (source as i64, target as i64)));
+            distances.extend(near.iter().map(|&(square, _)| square.sqrt()));
+        }
+        (edges, distances)
+    }
+
+    fn found<T: Float>(
+        positions: &[T],
+        sizes: &[usize],
+        options: Options,
+        threads: usize,
+    ) -> (Vec<(i64, i64)>, Vec<T>) {
+        let graph = RadiusGraph::new(positions, sizes, options, threads).unwrap();
+        let (mut edges, mut distances) = (vec![-1; 2 * graph.edges()], vec![T::NAN; graph.edges()]);
+        graph.write(&mut edges, &mut distances, threads).unwrap();
+        let (sources, targets) = edges.split_at(graph.edges());
+        (sources.iter().copied().zip(targets.iter().copied()).collect(), distances)
+    }
+
+    fn random(points: usize, extent: [f64; 3]) -> Vec<f64> {
+        let mut state = 0x2545_F491_4F6C_DD1D_u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1_u64 << 53) as f64
+        };
+        (0..points).flat_map(|_| extent.map(|extent| extent * next())).collect()
+    }
+
+    /// Coordinates on a coarse grid have many ties, equal points and distances of exactly the radius.
+    fn coordinate() -> impl Strategy<Value = f64> {
+        prop_oneof![3 => -4.0..4.0_f64, 3 => (-3_i8..4).prop_map(f64::from), 1 => Just(1e9), 1 => Just(-1e-160)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn agrees_with_the_definition(
+            clouds in proptest::collection::vec(prop_oneof![0_usize..5, 81_usize..300], 0..4),
+            positions in proptest::collection::vec(coordinate(), 3 * 1200),
+            radius in prop_oneof![Just(0.0), Just(1.0), 0.01..3.0_f64, Just(1e-170), Just(1e12)],
+            loops: bool,
+            most in prop_oneof![Just(usize::MAX), 1_usize..20],
+            threads in 1_usize..3,
+        ) {
+            let positions = &positions[..3 * clouds.iter().sum::<usize>()];
+            let options = Options { radius, loops, most };
+            prop_assert_eq!(found(positions, &clouds, options, threads), naive(positions, &clouds, options));
+        }
+    }
+
+    #[test]
+    fn clouds_of_any_shape_are_searched() {
+        for extent in
+            [[1.0, 1.0, 1.0], [30.0, 0.0, 0.0], [0.0, 0.0, 30.0], [0.0, 5.0, 5.0], [5.0, 5.0, 1e-9], [1e12, 1.0, 1e6]]
+        {
+            let positions = random(700, extent);
+            let options = Options { radius: 0.3, loops: false, most: usize::MAX };
+            assert_eq!(found(&positions, &[700], options, 2), naive(&positions, &[700], options), "{extent:?}");
+        }
+    }
+
+    #[test]
+    fn points_far_apart_take_no_more_memory() {
+        let mut positions = random(500, [1e-3; 3]);
+        positions.extend(random(500, [1e-3; 3]).iter().map(|at| at + 1e140));
+        positions.extend(random(500, [1e100; 3]));
+        let options = Options { radius: 1e-4, loops: true, most: usize::MAX };
+        assert_eq!(found(&positions, &[1500], options, 1), naive(&positions, &[1500], options));
+    }
+
+    #[test]
+    fn threads_change_no_bit() {
+        let positions: Vec<f32> = random(30_000, [1.0; 3]).iter().map(|&at| at as f32).collect();
+        let options = Options { radius: 0.05, loops: false, most: 20 };
+        let one = found(&positions, &[20_000, 40, 9_960], options, 1);
+        assert!(one.0.len() > 100_000);
+        assert_eq!(one, found(&positions, &[20_000, 40, 9_960], options, 3));
+    }
+
+    #[test]
+    fn no_points_have_no_edges() {
+        let options = Options { radius: 1.0, loops: true, most: usize::MAX };
+        assert_eq!(found::<f32>(&[], &[], options, 2), (vec![], vec![]));
+        assert_eq!(found::<f32>(&[], &[0, 0], options, 2), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_cannot_be_searched_is_an_error() {
+        let options = Options { radius: 1.0, loops: true, most: usize::MAX };
+        let refused = |positions: &[f64], sizes: &[usize], radius: f64| {
+            RadiusGraph::new(positions, sizes, Options { radius, ..options }, 1).is_err()
+        };
+        assert!(refused(&[0.0; 4], &[1], 1.0));
+        assert!(refused(&[0.0; 6], &[1], 1.0));
+        assert!(refused(&[0.0; 6], &[usize::MAX, 3], 1.0));
+        assert!(refused(&[0.0, f64::NAN, 0.0], &[1], 1.0));
+        assert!(refused(&[0.0, f64::INFINITY, 0.0], &[1], 1.0));
+        assert!(refused(&[0.0; 3], &[1], -1.0));
+        assert!(refused(&[0.0; 3], &[1], f64::NAN));
+        let graph = RadiusGraph::new(&[0.0_f64; 6], &[2], options, 1).unwrap();
+        assert!(graph.write(&mut [0; 4], &mut [0.0_f64; 2], 1).is_err());
+    }
+}
