@@ -128,7 +128,7 @@ def test_a_connected_cloud_keeps_what_it_is_given():
 
 
 def test_attention_sees_no_edge_between_graphs():
-    from astrozoo.attention import create_attention
+    from astrozoo import create_attention
 
     graphs = [connect(np.random.default_rng(seed).normal(size=(6, 3)), 1.5, loop=True) for seed in range(3)]
     attention = create_attention("graph", dim=8, num_heads=2).double()
