@@ -21,6 +21,10 @@ from astrozoo.accel.regridding import regrid_conservative
 from astrozoo.accel.spectra import convolve_lsf, lsf_sigma, rebin_flux
 from astrozoo.accel.statistics import NanStats, nan_stats, quantiles
 from astrozoo.accel.transits import BoxSearch, box_least_squares
+from astrozoo.accel.collation import CollatedGraphs, collate_graphs
+from astrozoo.accel.dispatch import INTERFACE, AccelInfo, info, kernels, using
+from astrozoo.accel.neighbors import RadiusGraph, radius_graph
+from astrozoo.accel.statistics import NanStats, nan_stats
 
 __all__ = [
     "INTERFACE",
@@ -35,6 +39,10 @@ __all__ = [
     "convolve_lsf",
     "fill_gaps",
     "fold_views",
+    "CollatedGraphs",
+    "NanStats",
+    "RadiusGraph",
+    "collate_graphs",
     "info",
     "kernels",
     "laplacian_pe",
@@ -48,6 +56,7 @@ __all__ = [
     "rebin_flux",
     "regrid_conservative",
     "shortest_paths",
+    "radius_graph",
     "using",
     "voigt_cross_section",
 ]

@@ -1,4 +1,5 @@
 """Data: fields from NetCDF and Zarr, the tasks built on them, transits in light curves, synthetic batches for any spec.
+"""Data: fields from NetCDF and Zarr, the tasks built on them, graphs, and synthetic batches for any spec.
 
     fields = open_fields(["t2m_1990.nc", "t2m_1991.nc"])
     task = forecast(fields, inputs=["t2m"], lead=1, split=TimeSplit(train=0.7, val=0.15, test=0.15))
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from astrozoo.data.fields import open_fields
     from astrozoo.data.gaps import fill_gaps
     from astrozoo.data.graph_encodings import distance_graph, encode_graphs
+    from astrozoo.data.graphs import Graph, collate_graphs, connect, graph_geometry
     from astrozoo.data.inference import prepare, to_dataset
     from astrozoo.data.light_curves import LightCurve, read_light_curve
     from astrozoo.data.named import open_dataset
@@ -38,6 +40,7 @@ __all__ = [
     "FieldDataset",
     "FieldTask",
     "LightCurve",
+    "Graph",
     "MemberSplit",
     "RandomPatches",
     "SyntheticData",
@@ -45,11 +48,14 @@ __all__ = [
     "TransitCandidate",
     "describe",
     "distance_graph",
+    "collate_graphs",
+    "connect",
     "downscale",
     "encode_graphs",
     "fill_gaps",
     "flatten_light_curve",
     "forecast",
+    "graph_geometry",
     "infill",
     "observe_spectra",
     "open_dataset",
@@ -68,6 +74,7 @@ _HOMES = {
     "FieldDataset": "datasets",
     "FieldTask": "tasks",
     "LightCurve": "light_curves",
+    "Graph": "graphs",
     "MemberSplit": "splits",
     "RandomPatches": "patches",
     "SyntheticData": "synthetic",
@@ -75,11 +82,14 @@ _HOMES = {
     "TransitCandidate": "transits",
     "describe": "summary",
     "distance_graph": "graph_encodings",
+    "collate_graphs": "graphs",
+    "connect": "graphs",
     "downscale": "tasks",
     "encode_graphs": "graph_encodings",
     "fill_gaps": "gaps",
     "flatten_light_curve": "detrending",
     "forecast": "tasks",
+    "graph_geometry": "graphs",
     "infill": "tasks",
     "observe_spectra": "spectra",
     "open_dataset": "named",

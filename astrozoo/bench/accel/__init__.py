@@ -30,6 +30,8 @@ __all__ = ["AREAS", "add_arguments", "cases", "measure_case", "run"]
 _PRIME = 0.25  # seconds before each sample, after which the threads of other contestants are at rest
 
 AREAS = (
+    "collation",
+    "neighbors",
     "statistics",
     "gaps",
     "regridding",

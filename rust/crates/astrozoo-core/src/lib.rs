@@ -10,6 +10,7 @@
 
 pub mod detrending;
 mod elementary;
+pub mod collation;
 pub mod error;
 pub mod fits;
 pub mod float;
@@ -17,6 +18,7 @@ pub mod folding;
 pub mod gaps;
 pub mod graph_encodings;
 pub mod lines;
+pub mod neighbors;
 pub mod parallel;
 pub mod patches;
 pub mod regridding;

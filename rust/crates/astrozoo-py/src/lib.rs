@@ -13,6 +13,8 @@ mod lines;
 mod patches;
 mod regridding;
 mod spectra;
+mod collation;
+mod neighbors;
 mod statistics;
 mod transits;
 
@@ -35,6 +37,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     patches::register(module)?;
     regridding::register(module)?;
     spectra::register(module)?;
+    collation::register(module)?;
+    neighbors::register(module)?;
     statistics::register(module)?;
     transits::register(module)?;
     Ok(())

@@ -1,0 +1,62 @@
+//! Bindings of `astrozoo_core::neighbors`.
+
+use crate::arrays::refused;
+use astrozoo_core::float::Float;
+use astrozoo_core::neighbors::{Options, RadiusGraph};
+use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(radius_graph, module)?)
+}
+
+#[derive(FromPyObject)]
+enum Positions<'py> {
+    Single(PyReadonlyArray2<'py, f32>),
+    Double(PyReadonlyArray2<'py, f64>),
+}
+
+/// Edges and distances between the points of `positions[point, 3]`, in clouds of `sizes` points, within `radius`.
+#[pyfunction]
+#[pyo3(signature = (positions, sizes, radius, loop_, most, threads, /))]
+fn radius_graph<'py>(
+    py: Python<'py>,
+    positions: Positions<'py>,
+    sizes: PyReadonlyArray1<'py, i64>,
+    radius: f64,
+    loop_: bool,
+    most: usize,
+    threads: usize,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let options = Options { radius, loops: loop_, most };
+    match positions {
+        Positions::Single(positions) => radius_graph_of(py, &positions, sizes.as_slice()?, options, threads),
+        Positions::Double(positions) => radius_graph_of(py, &positions, sizes.as_slice()?, options, threads),
+    }
+}
+
+fn radius_graph_of<'py, T: Float + Element>(
+    py: Python<'py>,
+    positions: &PyReadonlyArray2<'py, T>,
+    sizes: &[i64],
+    options: Options,
+    threads: usize,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let &[_, 3] = positions.shape() else {
+        return Err(refused(astrozoo_core::Error::new("positions have three coordinates")));
+    };
+    let slice = positions.as_slice()?;
+    // A negative size becomes a huge one, which fits no positions.
+    let sizes: Vec<usize> = sizes.iter().map(|&size| usize::try_from(size).unwrap_or(usize::MAX)).collect();
+    let graph = py.detach(|| RadiusGraph::new(slice, &sizes, options, threads)).map_err(refused)?;
+    // NumPy gets large arrays in large pages, which take far fewer faults to fill.
+    let edges = PyArray2::<i64>::zeros(py, [2, graph.edges()], false);
+    let distances = PyArray1::<T>::zeros(py, [graph.edges()], false);
+    {
+        let (mut edges, mut distances) = (edges.readwrite(), distances.readwrite());
+        let (edges, distances) = (edges.as_slice_mut()?, distances.as_slice_mut()?);
+        py.detach(|| graph.write(edges, distances, threads)).map_err(refused)?;
+    }
+    (edges, distances).into_pyobject(py)
+}
