@@ -1,8 +1,9 @@
-"""Many small graphs as the parts of one large one."""
+"""Graphs of a data set, and batches of them as the parts of one large graph."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,77 @@ from astrozoo.accel.dispatch import reference, serve
 from astrozoo.accel.threads import workers
 from astrozoo.errors import InputError
 
-__all__ = ["CollatedGraphs", "collate_graphs"]
+__all__ = ["CollatedGraphs", "GraphStore", "collate_graphs"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class GraphStore:
+    """All graphs of a data set in a few flat arrays, from which batches are taken by number; `of` makes one of lists.
+
+    Attributes:
+        x: `[node, feature]` of all graphs, one after the other.
+        node_starts: int64 `[graph + 1]`, the first node of each graph, and the number of nodes.
+        edges: int64 `[2, edge]`, sources and targets by node number within the graph.
+        edge_starts: int64 `[graph + 1]`, the first edge of each graph, and the number of edges.
+        edge_attr: `[edge, feature]`, or None.
+        positions: `[node, coordinate]`, or None.
+        y: `[graph, target]`, or None.
+
+    Features are float32, float64 or int64, C-contiguous.
+    """
+
+    x: np.ndarray
+    node_starts: np.ndarray
+    edges: np.ndarray
+    edge_starts: np.ndarray
+    edge_attr: np.ndarray | None = None
+    positions: np.ndarray | None = None
+    y: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.node_starts) - 1
+
+    @classmethod
+    def of(
+        cls,
+        x: Sequence[ArrayLike],
+        edges: Sequence[ArrayLike],
+        *,
+        edge_attr: Sequence[ArrayLike] | None = None,
+        positions: Sequence[ArrayLike] | None = None,
+        y: Sequence[ArrayLike] | None = None,
+    ) -> GraphStore:
+        """A store of graphs that are given as lists of arrays, which are checked and copied.
+
+        All arrays of one argument have one dtype: float32, float64 or int64; float16 becomes float32, smaller integers
+        int64. NaN passes.
+
+        Args:
+            x: For each graph `[node, feature]`; there may be no nodes.
+            edges: For each graph int64 `[2, edge]`, by node number within the graph.
+            edge_attr: For each graph `[edge, feature]`.
+            positions: For each graph `[node, coordinate]`.
+            y: For each graph `[target]`.
+
+        Raises:
+            InputError: No graphs; lists of other lengths; arrays of other dimensions, or of another number of columns
+                or dtype than those of the first graph; edges to nodes that a graph does not have. The graph is named.
+        """
+        lists: list[Any] = [part if part is None else list(part) for part in (x, edges, edge_attr, positions, y)]
+        if not lists[0]:
+            raise InputError("x is empty; expected the node features of at least one graph.")
+        nodes, pairs, attributes, places, targets = _prepared(*lists)
+        assert nodes is not None
+        assert pairs is not None
+        return cls(
+            np.concatenate(nodes),
+            _starts(len(array) for array in nodes),
+            np.concatenate(pairs, axis=1),
+            _starts(pair.shape[1] for pair in pairs),
+            None if attributes is None else np.concatenate(attributes),
+            None if places is None else np.concatenate(places),
+            None if targets is None else np.stack(targets),
+        )
 
 
 class CollatedGraphs(NamedTuple):
@@ -25,7 +96,7 @@ class CollatedGraphs(NamedTuple):
         edge_attr: `[edge, feature]`, or None.
         positions: `[node, coordinate]`, or None.
         y: `[graph, target]`, or None.
-        batch: int64 `[node]`, the number of its graph.
+        batch: int64 `[node]`, the number of its graph within the batch.
         sizes: int64 `[graph]`, nodes of each.
     """
 
@@ -39,91 +110,74 @@ class CollatedGraphs(NamedTuple):
 
 
 def collate_graphs(
-    x: Sequence[ArrayLike],
-    edges: Sequence[ArrayLike],
-    *,
-    edge_attr: Sequence[ArrayLike] | None = None,
-    positions: Sequence[ArrayLike] | None = None,
-    y: Sequence[ArrayLike] | None = None,
-    threads: int | None = None,
+    store: GraphStore, indices: ArrayLike | None = None, *, threads: int | None = None
 ) -> CollatedGraphs:
-    """Lay graphs one after the other: features joined, edges shifted by the nodes of the graphs before.
+    """Take graphs of a data set and lay them one after the other: features joined, edges moved by the nodes before.
 
-    The form is that of `Batch` of PyTorch Geometric (Fey and Lenssen 2019, arXiv:1903.02428). All arrays of one
-    argument have one dtype: float32, float64 or int64; float16 becomes float32, smaller integers int64. NaN passes.
-
-    Lists of C-contiguous arrays of these dtypes are taken as they are; nothing is looked at twice then.
+    The form is that of `Batch` of PyTorch Geometric (Fey and Lenssen 2019, arXiv:1903.02428).
 
     Args:
-        x: For each graph `[node, feature]`; there may be no nodes.
-        edges: For each graph int64 `[2, edge]`, sources and targets by node number within the graph.
-        edge_attr: For each graph `[edge, feature]`.
-        positions: For each graph `[node, coordinate]`.
-        y: For each graph `[target]`.
+        store: The graphs of the data set.
+        indices: Whole numbers `[graph]`: which graphs, in which order; one may come several times. Default: all.
         threads: See `astrozoo.accel.threads.workers`.
 
+    Returns:
+        New arrays.
+
     Raises:
-        InputError: No graphs; lists of other lengths; arrays of other dimensions, or of another number of columns or
-            dtype than those of the first graph; edges to nodes that a graph does not have. The graph is named.
+        InputError: Indices that are no whole numbers, or not those of graphs of the store.
     """
-    lists: list[Any] = [x, edges, edge_attr, positions, y]
-    lists = [part if part is None or isinstance(part, list) else list(part) for part in lists]
-    if not lists[0]:
-        raise InputError("x is empty; expected the node features of at least one graph.")
-    kernel, count = serve("collate_graphs"), workers(threads)
-    found = kernel(*lists, count)
-    if found is None:
-        found = kernel(*_prepared(*lists), count)
-    return CollatedGraphs(*found)
+    chosen = np.arange(len(store)) if indices is None else np.asarray(indices)
+    if chosen.size == 0:
+        chosen = chosen.astype(np.int64)
+    if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
+        raise InputError(f"indices is {chosen.dtype} {chosen.shape}; expected whole numbers (graph,).")
+    chosen = np.ascontiguousarray(chosen, dtype=np.int64)
+    if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(store)):
+        wrong = chosen.min() if chosen.min() < 0 else chosen.max()
+        raise InputError(f"indices has {wrong}; expected numbers of graphs from 0 to {len(store) - 1}.")
+    x, edges, edge_attr, positions, batch, sizes = serve("collate_graphs")(
+        store.x, store.node_starts, store.edges, store.edge_starts, store.edge_attr, store.positions, chosen,
+        workers(threads),
+    )  # fmt: skip
+    y = None if store.y is None else store.y[chosen]
+    return CollatedGraphs(x, edges, edge_attr, positions, y, batch, sizes)
 
 
 @reference
 def _collate_graphs(
-    x: list[np.ndarray],
-    edges: list[np.ndarray],
-    edge_attr: list[np.ndarray] | None,
-    positions: list[np.ndarray] | None,
-    y: list[np.ndarray] | None,
+    x: np.ndarray,
+    node_starts: np.ndarray,
+    edges: np.ndarray,
+    edge_starts: np.ndarray,
+    edge_attr: np.ndarray | None,
+    positions: np.ndarray | None,
+    indices: np.ndarray,
     threads: int,  # noqa: ARG001 - NumPy has one thread
-) -> tuple[np.ndarray | None, ...] | None:
-    """The fields of `CollatedGraphs`; None where the arrays are not such that they can be taken as they are."""
-    columns = ((x, 2, "x"), (edge_attr, 2, "edge_attr"), (positions, 2, "positions"), (y, 1, "y"))
-    if not all(part is None or (len(part) == len(x) and _alike(part, dims)) for part, dims, _ in columns):
-        return None
-    if len(edges) != len(x) or not all(
-        isinstance(pairs, np.ndarray) and pairs.dtype == np.int64 and pairs.ndim == 2 and len(pairs) == 2
-        for pairs in edges
-    ):
-        return None
-    sizes, ends = np.array([len(nodes) for nodes in x]), np.array([pairs.shape[1] for pairs in edges])
-    for part, rows in ((edge_attr, ends), (positions, sizes)):
-        if part is not None and [len(array) for array in part] != rows.tolist():
-            return None
-    joined = np.concatenate(edges, axis=1)
-    if ((joined < 0) | (joined >= np.repeat(sizes, ends))).any():
-        return None
+) -> tuple[np.ndarray | None, ...]:
+    """Features, edges, edge features, positions, graph of each node, sizes."""
+    nodes, sizes = _rows(node_starts, indices)
+    links, counts = _rows(edge_starts, indices)
     return (
-        np.concatenate(x),
-        joined + np.repeat(np.cumsum(sizes) - sizes, ends),
-        None if edge_attr is None else np.concatenate(edge_attr),
-        None if positions is None else np.concatenate(positions),
-        None if y is None else np.stack(y),
+        x.take(nodes, axis=0),
+        edges.take(links, axis=1) + np.repeat(np.cumsum(sizes) - sizes, counts),
+        None if edge_attr is None else edge_attr.take(links, axis=0),
+        None if positions is None else positions.take(nodes, axis=0),
         np.repeat(np.arange(len(sizes)), sizes),
         sizes,
     )
 
 
-def _alike(arrays: list[Any], dims: int) -> bool:
-    """Whether these are arrays of `dims` dimensions, of one dtype that kernels take, and as wide as the first."""
-    first = arrays[0]
-    return all(
-        isinstance(array, np.ndarray)
-        and array.ndim == dims
-        and array.dtype in (np.float32, np.float64, np.int64)
-        and array.dtype == first.dtype
-        and array.shape[-1] == first.shape[-1]
-        for array in arrays
-    )
+def _rows(starts: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the graphs, one graph after the other, and how many each has."""
+    first = starts[indices]
+    counts = starts[indices + 1] - first
+    behind = np.cumsum(counts)
+    return np.arange(counts.sum()) + np.repeat(first - behind + counts, counts), counts
+
+
+def _starts(counts: Any) -> np.ndarray:
+    return np.cumsum([0, *counts], dtype=np.int64)
 
 
 def _prepared(

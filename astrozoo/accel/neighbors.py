@@ -63,6 +63,9 @@ def radius_graph(
             lowest number. Default: all.
         threads: See `astrozoo.accel.threads.workers`.
 
+    Returns:
+        Edges and their lengths.
+
     Raises:
         InputError: Positions that are not real numbers, not finite or above 1e150, or have other dimensions; sizes that
             do not add up to the points; a radius that is negative, not finite or above 1e150; fewer than one neighbor.

@@ -255,7 +255,7 @@ def measure(
         lead: On CUDA, seconds for which the GPU is kept busy before the clock starts, so that it finds all calls queued
             and is timed alone; without it, calls that the host launches slower than they run are timed with the host.
         prime: Seconds for which a contestant runs untimed before each of its samples, unless one call takes longer.
-            Threads of OpenMP look for work for up to 0.2 seconds after a call, and take a core from the next until then.
+            Threads of OpenMP look for work for up to 0.2 s after a call, and take a core from the next until then.
         title: What one call does.
         packages: Peers whose versions the environment line should name.
         seed: Of the order within rounds.

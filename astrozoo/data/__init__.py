@@ -1,5 +1,4 @@
-"""Data: fields from NetCDF and Zarr, the tasks built on them, transits in light curves, synthetic batches for any spec.
-"""Data: fields from NetCDF and Zarr, the tasks built on them, graphs, and synthetic batches for any spec.
+"""Data: fields from NetCDF and Zarr and the tasks built on them, light curves, spectra, graphs, and synthetic batches.
 
     fields = open_fields(["t2m_1990.nc", "t2m_1991.nc"])
     task = forecast(fields, inputs=["t2m"], lead=1, split=TimeSplit(train=0.7, val=0.15, test=0.15))
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from astrozoo.data.fields import open_fields
     from astrozoo.data.gaps import fill_gaps
     from astrozoo.data.graph_encodings import distance_graph, encode_graphs
-    from astrozoo.data.graphs import Graph, collate_graphs, connect, graph_geometry
+    from astrozoo.data.graphs import Graph, GraphDataset, collate_graphs, connect, graph_geometry
     from astrozoo.data.inference import prepare, to_dataset
     from astrozoo.data.light_curves import LightCurve, read_light_curve
     from astrozoo.data.named import open_dataset
@@ -39,17 +38,18 @@ __all__ = [
     "DataConfig",
     "FieldDataset",
     "FieldTask",
-    "LightCurve",
     "Graph",
+    "GraphDataset",
+    "LightCurve",
     "MemberSplit",
     "RandomPatches",
     "SyntheticData",
     "TimeSplit",
     "TransitCandidate",
-    "describe",
-    "distance_graph",
     "collate_graphs",
     "connect",
+    "describe",
+    "distance_graph",
     "downscale",
     "encode_graphs",
     "fill_gaps",
@@ -73,17 +73,18 @@ _HOMES = {
     "DataConfig": "config",
     "FieldDataset": "datasets",
     "FieldTask": "tasks",
-    "LightCurve": "light_curves",
     "Graph": "graphs",
+    "GraphDataset": "graphs",
+    "LightCurve": "light_curves",
     "MemberSplit": "splits",
     "RandomPatches": "patches",
     "SyntheticData": "synthetic",
     "TimeSplit": "splits",
     "TransitCandidate": "transits",
-    "describe": "summary",
-    "distance_graph": "graph_encodings",
     "collate_graphs": "graphs",
     "connect": "graphs",
+    "describe": "summary",
+    "distance_graph": "graph_encodings",
     "downscale": "tasks",
     "encode_graphs": "graph_encodings",
     "fill_gaps": "gaps",

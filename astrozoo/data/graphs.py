@@ -1,7 +1,7 @@
 """Graphs as samples: one object for each, and batches of many as one large graph.
 
-    graphs = [connect(positions, radius=5.0, y=energy) for positions, energy in molecules]
-    loader = DataLoader(graphs, batch_size=256, collate_fn=collate_graphs)
+    graphs = GraphDataset([connect(positions, radius=5.0, y=energy) for positions, energy in molecules])
+    loader = DataLoader(graphs, batch_size=256, shuffle=True, collate_fn=collate_graphs)
     for batch in loader:
         x, edges = batch.inputs["x"], batch.inputs["edges"]
         geometry = graph_geometry(batch)          # for the attention `graph`
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from astrozoo import accel
 from astrozoo.accel.arrays import floating
@@ -24,7 +25,7 @@ from astrozoo.attention import Graph as Geometry
 from astrozoo.batch import Batch
 from astrozoo.errors import InputError
 
-__all__ = ["Graph", "collate_graphs", "connect", "graph_geometry"]
+__all__ = ["Graph", "GraphDataset", "collate_graphs", "connect", "graph_geometry"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -108,32 +109,50 @@ def connect(
     return Graph(features, edges, distances[:, None], y, places)
 
 
-def collate_graphs(graphs: Sequence[Graph]) -> Batch:
-    """Graphs as the parts of one large graph, in tensors: a `collate_fn` for `torch.utils.data.DataLoader`.
+class GraphDataset(Dataset[Graph]):
+    """Graphs in a few flat arrays, out of which a loader takes whole batches at once.
 
-    The batch has the inputs `sizes` int64 `[graph]`, `x` `[node, feature]`, `edges` int64 `[2, edge]` (numbered over
-    all nodes), `batch` int64 `[node]` (the graph of each node), and `edge_attr` and `positions` where the graphs have
-    them; the target `y` `[graph, target]`. `len(batch)` is the number of graphs.
+    `dataset[i]` is one `Graph`. A DataLoader calls `__getitems__`, which gives the `Batch`; pass
+    `collate_fn=collate_graphs`, which takes either.
+
+    Args:
+        graphs: Graphs of one kind, or the store that holds them.
+
+    Attributes:
+        store: The flat arrays.
 
     Raises:
         InputError: No graphs, some with a part that others lack, or parts that differ in dtype or number of columns.
     """
-    if not graphs:
-        raise InputError("graphs is empty; expected at least one graph.")
-    lists: dict[str, Any] = {}
-    for name in ("edge_attr", "positions", "y"):
-        part = [getattr(graph, name) for graph in graphs]
-        missing = [values is None for values in part]
-        if any(missing) and not all(missing):
-            without, having = missing.index(True), missing.index(False)
-            raise InputError(
-                f"graph {without} has no {name}, graph {having} has; expected all graphs to have it, or none."
-            )
-        lists[name] = None if missing[0] else part
-    whole = accel.collate_graphs([graph.x for graph in graphs], [graph.edges for graph in graphs], **lists)
-    tensors = {name: torch.from_numpy(part) for name, part in whole._asdict().items() if part is not None}
-    names = [name for name in ("sizes", "x", "edges", "batch", "edge_attr", "positions") if name in tensors]
-    return Batch({name: tensors[name] for name in names}, {"y": tensors["y"]} if "y" in tensors else {})
+
+    def __init__(self, graphs: Sequence[Graph] | accel.GraphStore) -> None:
+        self.store = graphs if isinstance(graphs, accel.GraphStore) else _store(graphs)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> Graph:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"graph {index} of {len(self)}")
+        one = accel.collate_graphs(self.store, [index % len(self)])
+        return Graph(one.x, one.edges, one.edge_attr, None if one.y is None else one.y[0], one.positions)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        return _batch(accel.collate_graphs(self.store, indices))
+
+
+def collate_graphs(graphs: Sequence[Graph] | Batch) -> Batch:
+    """Graphs as the parts of one large graph, in tensors: a `collate_fn` for `torch.utils.data.DataLoader`.
+
+    The batch has the inputs `sizes` int64 `[graph]`, `x` `[node, feature]`, `edges` int64 `[2, edge]` (numbered over
+    all nodes), `batch` int64 `[node]` (the graph of each node), and `edge_attr` and `positions` where the graphs have
+    them; the target `y` `[graph, target]`. `len(batch)` is the number of graphs. What a `GraphDataset` has gathered is
+    a batch already.
+
+    Raises:
+        InputError: No graphs, some with a part that others lack, or parts that differ in dtype or number of columns.
+    """
+    return graphs if isinstance(graphs, Batch) else _batch(accel.collate_graphs(_store(graphs)))
 
 
 def graph_geometry(batch: Batch) -> Geometry:
@@ -149,3 +168,25 @@ def _array(name: str, values: Any, dims: str) -> np.ndarray:
     if array.ndim != len(dims.split()):
         raise InputError(f"Graph.{name} has shape {array.shape}; expected ({', '.join(dims.split())}).")
     return np.ascontiguousarray(array)
+
+
+def _store(graphs: Sequence[Graph]) -> accel.GraphStore:
+    if not graphs:
+        raise InputError("graphs is empty; expected at least one graph.")
+    lists: dict[str, Any] = {}
+    for name in ("edge_attr", "positions", "y"):
+        part = [getattr(graph, name) for graph in graphs]
+        missing = [values is None for values in part]
+        if any(missing) and not all(missing):
+            without, having = missing.index(True), missing.index(False)
+            raise InputError(
+                f"graph {without} has no {name}, graph {having} has; expected all graphs to have it, or none."
+            )
+        lists[name] = None if missing[0] else part
+    return accel.GraphStore.of([graph.x for graph in graphs], [graph.edges for graph in graphs], **lists)
+
+
+def _batch(whole: accel.CollatedGraphs) -> Batch:
+    tensors = {name: torch.from_numpy(part) for name, part in whole._asdict().items() if part is not None}
+    names = [name for name in ("sizes", "x", "edges", "batch", "edge_attr", "positions") if name in tensors]
+    return Batch({name: tensors[name] for name in names}, {"y": tensors["y"]} if "y" in tensors else {})

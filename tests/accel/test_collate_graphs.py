@@ -9,7 +9,7 @@ from astrozoo.errors import InputError
 
 
 def graphs(sizes, *, dtype=np.float32, seed=0, edges=3):
-    """Arguments of `collate_graphs`: graphs of these sizes with a few edges for each node."""
+    """Arguments of `GraphStore.of`: graphs of these sizes with a few edges for each node."""
     generator = np.random.default_rng(seed)
     return {
         "x": [generator.normal(size=(nodes, 4)).astype(dtype) for nodes in sizes],
@@ -20,9 +20,13 @@ def graphs(sizes, *, dtype=np.float32, seed=0, edges=3):
     }
 
 
+def joined(*lists, **given):
+    return accel.collate_graphs(accel.GraphStore.of(*lists, **given))
+
+
 def test_edges_are_shifted_by_the_nodes_before(provider):
     x = [np.zeros((2, 1)), np.ones((3, 1))]
-    found = accel.collate_graphs(x, [np.array([[0], [1]]), np.array([[0, 2], [1, 0]])])
+    found = joined(x, [np.array([[0], [1]]), np.array([[0, 2], [1, 0]])])
     assert found.edges.tolist() == [[0, 2, 4], [1, 3, 2]]
     assert found.batch.tolist() == [0, 0, 1, 1, 1]
     assert found.sizes.tolist() == [2, 3]
@@ -33,7 +37,7 @@ def test_edges_are_shifted_by_the_nodes_before(provider):
 @pytest.mark.parametrize("sizes", [[5], [0], [0, 0], [3, 0, 1, 20], [30] * 200])
 def test_parts_are_joined_in_order(provider, sizes):
     given = graphs(sizes)
-    found = accel.collate_graphs(**given)
+    found = joined(**given)
     for name in ("x", "edge_attr", "positions"):
         expected = np.concatenate(given[name])
         np.testing.assert_array_equal(getattr(found, name), expected)
@@ -45,9 +49,38 @@ def test_parts_are_joined_in_order(provider, sizes):
     assert {found.edges.dtype, found.batch.dtype, found.sizes.dtype} == {np.dtype(np.int64)}
 
 
+def test_graphs_come_in_the_order_asked_for_and_as_often(provider):
+    given = graphs([3, 0, 5, 2])
+    found = accel.collate_graphs(accel.GraphStore.of(**given), np.array([2, 0, 2], np.int32))
+    taken = {name: [part[graph] for graph in (2, 0, 2)] for name, part in given.items()}
+    for one, other in zip(found, joined(**taken), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_no_graphs_asked_for_are_a_batch_of_none(provider):
+    found = accel.collate_graphs(accel.GraphStore.of(**graphs([3, 4])), [])
+    assert (found.x.shape, found.edges.shape, found.y.shape, found.sizes.shape) == ((0, 4), (2, 0), (0, 2), (0,))
+
+
+@pytest.mark.parametrize("indices", [[0, 4], [-1], [0.5], [[0]], "a"])
+def test_graphs_that_are_not_there_are_refused(provider, indices):
+    store = accel.GraphStore.of(**graphs([3, 4, 5, 6]))
+    with pytest.raises(InputError, match="indices"):
+        accel.collate_graphs(store, indices)
+
+
+@pytest.mark.usefixtures("rust")
+def test_a_store_that_was_tampered_with_is_refused_and_not_read_beyond():
+    store = accel.GraphStore.of(**graphs([3, 4]))
+    for starts in ([0, 3, 99], [0, 3, -1], [5, 3, 7]):
+        broken = accel.GraphStore(store.x, np.array(starts), store.edges, store.edge_starts)
+        with accel.using("rust"), pytest.raises(ValueError, match="no rows"):
+            accel.collate_graphs(broken)
+
+
 def test_results_own_their_memory(provider):
     given = graphs([3])
-    found = accel.collate_graphs(**given)
+    found = joined(**given)
     assert not any(np.shares_memory(getattr(found, name), given[name][0]) for name in given)
     assert all(part.flags.writeable and part.flags.c_contiguous for part in found)
 
@@ -57,21 +90,21 @@ def test_results_own_their_memory(provider):
     [(np.float16, np.float32), (np.int32, np.int64), (bool, np.int64), (">f8", np.float64), (np.int64, np.int64)],
 )
 def test_other_numbers_are_converted(provider, dtype, becomes):
-    found = accel.collate_graphs([np.ones((2, 3), dtype)], [np.zeros((2, 1), np.int32)])
+    found = joined([np.ones((2, 3), dtype)], [np.zeros((2, 1), np.int32)])
     assert found.x.dtype == becomes
     assert (found.x == 1).all()
 
 
 def test_lists_of_lists_and_views_are_taken(provider):
     x = np.arange(24.0).reshape(2, 3, 4)
-    found = accel.collate_graphs([x[0].T, x[1, :, :3]], ([[0], [1]], []), y=[[1.0], [2.0]])
+    found = joined([x[0].T, x[1, :, :3]], ([[0], [1]], []), y=[[1.0], [2.0]])
     np.testing.assert_array_equal(found.x, np.concatenate((x[0].T, x[1, :, :3])))
     assert found.edges.tolist() == [[0], [1]]
     assert found.y.tolist() == [[1.0], [2.0]]
 
 
 def test_missing_values_pass(provider):
-    found = accel.collate_graphs([np.full((1, 2), np.nan)], [np.empty((2, 0), int)])
+    found = joined([np.full((1, 2), np.nan)], [np.empty((2, 0), int)])
     assert np.isnan(found.x).all()
 
 
@@ -83,23 +116,26 @@ def test_missing_values_pass(provider):
     left_out=st.sets(st.sampled_from(["edge_attr", "positions", "y"])),
     edges=st.integers(0, 3),
     step=st.sampled_from([1, -1]),
+    data=st.data(),
 )
-def test_providers_agree(sizes, dtype, left_out, edges, step):
+def test_providers_agree(sizes, dtype, left_out, edges, step, data):
     given = {name: part for name, part in graphs(sizes, dtype=dtype, edges=edges).items() if name not in left_out}
     given = {name: [array[::step] for array in part] for name, part in given.items()}
-    assert_agree(lambda: accel.collate_graphs(**given), rtol=0.0)
+    store = accel.GraphStore.of(**given)
+    indices = data.draw(st.none() | st.lists(st.integers(0, len(sizes) - 1), max_size=40))
+    assert_agree(lambda: accel.collate_graphs(store, indices), rtol=0.0)
 
 
 @pytest.mark.usefixtures("rust")
 def test_threads_change_nothing():
-    given = graphs([400] * 300)
-    assert_threads_change_nothing(lambda threads: accel.collate_graphs(**given, threads=threads))
+    store = accel.GraphStore.of(**graphs([400] * 300))
+    assert_threads_change_nothing(lambda threads: accel.collate_graphs(store, threads=threads))
 
 
 @pytest.mark.usefixtures("rust")
 def test_the_interpreter_lock_is_released():
-    given = graphs([400] * 300)
-    assert_releases_the_lock(lambda: accel.collate_graphs(**given))
+    store = accel.GraphStore.of(**graphs([400] * 300))
+    assert_releases_the_lock(lambda: accel.collate_graphs(store))
 
 
 def changed(name, graph, value):
@@ -128,4 +164,4 @@ def changed(name, graph, value):
 )
 def test_graphs_that_do_not_fit_are_refused_by_number(provider, given, message):
     with pytest.raises(InputError, match=message):
-        accel.collate_graphs(**given)
+        joined(**given)

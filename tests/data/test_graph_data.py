@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from astrozoo.data import Graph, collate_graphs, connect, graph_geometry
+from astrozoo.data import Graph, GraphDataset, collate_graphs, connect, graph_geometry
 from astrozoo.errors import InputError
 
 
@@ -50,6 +50,29 @@ def test_a_loader_makes_batches_of_graphs():
     assert [len(batch) for batch in batches] == [3, 1]
     assert batches[1].inputs["x"].dtype == torch.float32
     assert batches[0].inputs["edges"].max() < 6
+
+
+def test_a_dataset_gives_graphs_and_whole_batches():
+    dataset = GraphDataset(GRAPHS)
+    assert len(dataset) == 4
+    one = dataset[-1]
+    for name in ("x", "edges", "edge_attr", "y", "positions"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(GRAPHS[3], name))
+    with pytest.raises(IndexError):
+        dataset[4]
+    taken = dataset.__getitems__([3, 0])
+    for name, part in collate_graphs([GRAPHS[3], GRAPHS[0]]).inputs.items():
+        assert torch.equal(taken.inputs[name], part)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forking beside threads, from Python 3.12 on
+def test_a_loader_of_a_dataset_sees_every_graph_once(workers):
+    loader = DataLoader(
+        GraphDataset(GRAPHS), batch_size=3, shuffle=True, collate_fn=collate_graphs, num_workers=workers
+    )
+    sizes = torch.cat([batch.inputs["sizes"] for batch in loader])
+    assert sorted(sizes.tolist()) == [0, 1, 5, 30]
 
 
 def test_one_graph_is_a_batch_of_itself():

@@ -30,8 +30,6 @@ __all__ = ["AREAS", "add_arguments", "cases", "measure_case", "run"]
 _PRIME = 0.25  # seconds before each sample, after which the threads of other contestants are at rest
 
 AREAS = (
-    "collation",
-    "neighbors",
     "statistics",
     "gaps",
     "regridding",
@@ -43,6 +41,8 @@ AREAS = (
     "spectra",
     "lines",
     "graph_encodings",
+    "neighbors",
+    "collation",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,16 @@ def _patches(threads: int, *, dtype: str) -> Setup:
     cube = generator.standard_normal((300, 5, _LAT, _LON), dtype=np.float32)
     cube[:, 3:, 60:90, 100:160] = np.nan  # two variables with land
     mean, std = np.arange(5.0), np.arange(1.0, 6.0)
-    times = generator.integers(0, len(cube), _SAMPLES)
-    lats = generator.integers(0, _LAT - _SIZE + 1, _SAMPLES)
-    lons = generator.integers(0, _LON, _SAMPLES)
-    flip_lat, flip_lon = generator.random((2, _SAMPLES)) < 0.5
+
+    def draw() -> tuple[np.ndarray, ...]:
+        """Times, corners and flips of a batch."""
+        corners = (generator.integers(0, _LAT - _SIZE + 1, _SAMPLES), generator.integers(0, _LON, _SAMPLES))
+        return (generator.integers(0, len(cube), _SAMPLES), *corners, *(generator.random((2, _SAMPLES)) < 0.5))
+
+    # Every batch takes other crops, as in training: 32 of them are 170 MB, which no cache holds.
+    draws = [draw() for _ in range(32)]
+    ours, numpys, torches = cycle(draws), cycle(draws), cycle(draws)
     single_mean, single_std = (moments.astype(np.float32)[:, None, None] for moments in (mean, std))
-    draws = list(zip(times, lats, lons, flip_lat, flip_lon, strict=True))
 
     # All write into buffers that are used again, as a training loop's are: new memory costs more than the work.
     shape = (_SAMPLES, 5, _SIZE, _SIZE)
@@ -37,7 +42,7 @@ def _patches(threads: int, *, dtype: str) -> Setup:
 
     def with_numpy() -> np.ndarray:
         crops = []
-        for time, lat, lon, upside_down, mirrored in draws:
+        for time, lat, lon, upside_down, mirrored in zip(*next(numpys), strict=True):
             crop = cube[time, :, lat : lat + _SIZE]
             if lon + _SIZE <= _LON:
                 crop = crop[:, :, lon : lon + _SIZE]
@@ -57,7 +62,7 @@ def _patches(threads: int, *, dtype: str) -> Setup:
 
     def with_torch() -> torch.Tensor:
         crops = []
-        for time, lat, lon, upside_down, mirrored in draws:
+        for time, lat, lon, upside_down, mirrored in zip(*next(torches), strict=True):
             crop = tensor[time, :, lat : lat + _SIZE]
             if lon + _SIZE <= _LON:
                 crop = crop[:, :, lon : lon + _SIZE]
@@ -90,10 +95,14 @@ def _patches(threads: int, *, dtype: str) -> Setup:
         "threads": threads,
         "out": out,
     }
-    flips = {"flip_lat": flip_lat, "flip_lon": flip_lon}
+
+    def with_ours() -> np.ndarray:
+        times, lats, lons, flip_lat, flip_lon = next(ours)
+        return accel.patch_batch(cube, times, lats, lons, flip_lat=flip_lat, flip_lon=flip_lon, **options)
+
     values = _SAMPLES * 5 * _SIZE * _SIZE
     return Setup(
-        ours=lambda: accel.patch_batch(cube, times, lats, lons, **flips, **options),
+        ours=with_ours,
         peers={
             "numpy": Peer(with_numpy, "numpy", target=4.0, difference=difference, error=error),
             "torch": Peer(with_torch, "torch", difference=difference, error=error),

@@ -1,7 +1,6 @@
 """The extension module: kernels of `astrozoo.accel`, by the names and with the arguments of their references."""
 
 from typing import Any, Final, TypeAlias
-from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ __all__ = [
     "VERSION",
     "biweight_detrend",
     "box_least_squares",
+    "collate_graphs",
     "convolve_lsf",
     "fill_gaps",
     "fold_views",
@@ -20,6 +20,7 @@ __all__ = [
     "nan_stats",
     "patch_batch",
     "quantiles",
+    "radius_graph",
     "random_walk_pe",
     "read_fits_columns",
     "rebin_flux",
@@ -54,6 +55,19 @@ def box_least_squares(
     threads: int,
     /,
 ) -> tuple[NDArray[np.float64], ...]: ...
+def collate_graphs(
+    x: NDArray[Any],
+    node_starts: NDArray[np.int64],
+    edges: NDArray[np.int64],
+    edge_starts: NDArray[np.int64],
+    edge_attr: NDArray[Any] | None,
+    positions: NDArray[Any] | None,
+    indices: NDArray[np.int64],
+    threads: int,
+    /,
+) -> tuple[
+    NDArray[Any], NDArray[np.int64], NDArray[Any] | None, NDArray[Any] | None, NDArray[np.int64], NDArray[np.int64]
+]: ...
 def convolve_lsf(
     wavelength: NDArray[np.float64],
     flux: NDArray[np.float32] | NDArray[np.float64],
@@ -110,6 +124,15 @@ def patch_batch(
 def quantiles(
     values: NDArray[np.float32] | NDArray[np.float64], q: NDArray[np.float64], threads: int, /
 ) -> NDArray[np.float64]: ...
+def radius_graph(
+    positions: NDArray[np.float32] | NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    radius: float,
+    loop_: bool,
+    most: int,
+    threads: int,
+    /,
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]: ...
 def random_walk_pe(
     edges: NDArray[np.int64],
     sizes: NDArray[np.int64],
@@ -163,32 +186,3 @@ def voigt_cross_section(
     threads: int,
     /,
 ) -> NDArray[np.float64]: ...
-def radius_graph(
-    positions: NDArray[np.float32] | NDArray[np.float64],
-    sizes: NDArray[np.int64],
-    radius: float,
-    loop_: bool,
-    most: int,
-    threads: int,
-    /,
-) -> tuple[NDArray[np.int64], NDArray[np.floating]]: ...
-def collate_graphs(
-    x: list[NDArray[Any]],
-    edges: list[NDArray[np.int64]],
-    edge_attr: list[NDArray[Any]] | None,
-    positions: list[NDArray[Any]] | None,
-    y: list[NDArray[Any]] | None,
-    threads: int,
-    /,
-) -> (
-    tuple[
-        NDArray[Any],
-        NDArray[np.int64],
-        NDArray[Any] | None,
-        NDArray[Any] | None,
-        NDArray[Any] | None,
-        NDArray[np.int64],
-        NDArray[np.int64],
-    ]
-    | None
-): ...

@@ -8,9 +8,9 @@
 //! Inner loops are compiled for several instruction sets (`multiversion`) and chosen when they run, so that a wheel
 //! built for a baseline processor uses AVX2 or AVX-512 where they are there.
 
+pub mod collation;
 pub mod detrending;
 mod elementary;
-pub mod collation;
 pub mod error;
 pub mod fits;
 pub mod float;

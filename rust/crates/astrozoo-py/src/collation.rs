@@ -1,131 +1,129 @@
-//! Bindings of `astrozoo_core::collation`.
-//!
-//! Arrays of a batch are many and small, so what is done for each counts more than the copying. Nothing about them is
-//! checked in Python before: where something is not as it should be, the answer is None, and `astrozoo.accel` looks for
-//! what it is. Arrays are copied with the interpreter lock held, which protects them: to borrow each of them, so that
-//! this could be done without, takes longer than to copy it (and as views of one array they are compared pair by pair).
+//! Binding of `astrozoo_core::collation`.
 
-use astrozoo_core::collation as core;
+use crate::arrays::{empty, refused};
+use astrozoo_core::collation::{self as core, Task};
 use numpy::{
-    Element, PyArray1, PyArray2, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, dtype,
+    Ix1, Ix2, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::PyTuple;
+use std::ops::Range;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(collate_graphs, module)?)
 }
 
-/// Graphs as the parts of one graph, or None where their arrays do not fit each other.
+/// `[row, column]` of all graphs of a data set.
+#[derive(FromPyObject)]
+enum Rows<'py> {
+    Single(PyReadonlyArray2<'py, f32>),
+    Double(PyReadonlyArray2<'py, f64>),
+    Whole(PyReadonlyArray2<'py, i64>),
+}
+
+/// Room for the rows that are picked.
+enum Room<'py> {
+    Single(PyReadwriteArray2<'py, f32>),
+    Double(PyReadwriteArray2<'py, f64>),
+    Whole(PyReadwriteArray2<'py, i64>),
+}
+
+impl<'py> Rows<'py> {
+    fn count(&self) -> usize {
+        match self {
+            Self::Single(rows) => rows.shape()[0],
+            Self::Double(rows) => rows.shape()[0],
+            Self::Whole(rows) => rows.shape()[0],
+        }
+    }
+
+    /// An array for `count` rows, and the right to write into it.
+    fn room(&self, py: Python<'py>, count: usize) -> PyResult<(Bound<'py, PyAny>, Room<'py>)> {
+        match self {
+            Self::Single(rows) => {
+                let array: Bound<'py, PyArray2<f32>> = empty(py, (count, rows.shape()[1]))?;
+                Ok((array.clone().into_any(), Room::Single(array.readwrite())))
+            }
+            Self::Double(rows) => {
+                let array: Bound<'py, PyArray2<f64>> = empty(py, (count, rows.shape()[1]))?;
+                Ok((array.clone().into_any(), Room::Double(array.readwrite())))
+            }
+            Self::Whole(rows) => {
+                let array: Bound<'py, PyArray2<i64>> = empty(py, (count, rows.shape()[1]))?;
+                Ok((array.clone().into_any(), Room::Whole(array.readwrite())))
+            }
+        }
+    }
+
+    fn gather<'a>(
+        &'a self,
+        room: &'a mut Room<'py>,
+        picked: &'a [Range<usize>],
+        tasks: &mut Vec<Task<'a>>,
+    ) -> PyResult<()> {
+        let done = match (self, room) {
+            (Self::Single(rows), Room::Single(room)) => {
+                core::gather_rows(rows.as_slice()?, rows.shape()[1], picked, room.as_slice_mut()?, tasks)
+            }
+            (Self::Double(rows), Room::Double(room)) => {
+                core::gather_rows(rows.as_slice()?, rows.shape()[1], picked, room.as_slice_mut()?, tasks)
+            }
+            (Self::Whole(rows), Room::Whole(room)) => {
+                core::gather_rows(rows.as_slice()?, rows.shape()[1], picked, room.as_slice_mut()?, tasks)
+            }
+            _ => unreachable!("`room` makes the kind of its rows"),
+        };
+        done.map_err(refused)
+    }
+}
+
+/// The graphs `indices` of a data set as one: features, edges, edge features, positions, graph of each node, sizes.
 #[pyfunction]
-#[pyo3(signature = (x, edges, edge_attr, positions, y, threads, /))]
+#[pyo3(signature = (x, node_starts, edges, edge_starts, edge_attr, positions, indices, threads, /))]
+#[allow(clippy::too_many_arguments)] // as the reference has them
 fn collate_graphs<'py>(
     py: Python<'py>,
-    x: Bound<'py, PyList>,
-    edges: Bound<'py, PyList>,
-    edge_attr: Option<Bound<'py, PyList>>,
-    positions: Option<Bound<'py, PyList>>,
-    y: Option<Bound<'py, PyList>>,
+    x: Rows<'py>,
+    node_starts: PyReadonlyArray1<'py, i64>,
+    edges: PyReadonlyArray2<'py, i64>,
+    edge_starts: PyReadonlyArray1<'py, i64>,
+    edge_attr: Option<Rows<'py>>,
+    positions: Option<Rows<'py>>,
+    indices: PyReadonlyArray1<'py, i64>,
     threads: usize,
-) -> PyResult<Option<Bound<'py, PyTuple>>> {
-    let Some((x, sizes)) = join(py, &x, 2)? else { return Ok(None) };
-    let Some((shifted, owner, ends)) = join_edges(py, &edges, &sizes, threads)? else { return Ok(None) };
-    let mut parts = [None, None, None];
-    let lists = [(edge_attr, 2, Some(&ends)), (positions, 2, Some(&sizes)), (y, 1, None)];
-    for (part, (list, dims, rows)) in parts.iter_mut().zip(lists) {
-        let Some(list) = list else { continue };
-        match join(py, &list, dims)? {
-            Some((joined, found)) if found.len() == sizes.len() && rows.is_none_or(|rows| *rows == found) => {
-                *part = Some(joined);
-            }
-            _ => return Ok(None),
+) -> PyResult<Bound<'py, PyTuple>> {
+    let indices = indices.as_slice()?;
+    let nodes = core::pick(node_starts.as_slice()?, indices, x.count()).map_err(refused)?;
+    let links = core::pick(edge_starts.as_slice()?, indices, edges.shape()[1]).map_err(refused)?;
+    let (node_count, edge_count) = (core::total(&nodes), core::total(&links));
+
+    let joined = empty::<i64, Ix2>(py, (2, edge_count))?;
+    let batch = empty::<i64, Ix1>(py, node_count)?;
+    let sizes = empty::<i64, Ix1>(py, nodes.len())?;
+    let mut values = 2 * edge_count + node_count;
+    let mut made = [None, None, None];
+    let mut rooms = Vec::with_capacity(3);
+    let parts = [(Some(&x), &nodes), (edge_attr.as_ref(), &links), (positions.as_ref(), &nodes)];
+    for (made, (rows, picked)) in made.iter_mut().zip(parts) {
+        let Some(rows) = rows else { continue };
+        let (array, room) = rows.room(py, core::total(picked))?;
+        values += array.len()?;
+        *made = Some(array);
+        rooms.push((rows, picked, room));
+    }
+    {
+        let (mut edges_to, mut batch_to, mut sizes_to) = (joined.readwrite(), batch.readwrite(), sizes.readwrite());
+        for (size, rows) in sizes_to.as_slice_mut()?.iter_mut().zip(&nodes) {
+            *size = rows.len() as i64;
         }
-    }
-    let [edge_attr, positions, y] = parts;
-    let sizes = PyArray1::from_iter(py, sizes.iter().map(|&size| size as i64));
-    (x, shifted, edge_attr, positions, y, owner, sizes).into_pyobject(py).map(Some)
-}
-
-/// One array of those of a list, and the rows of each: joined along the first of two dimensions, or, where they have
-/// one, as the rows of the result. None unless they are of one type that kernels take, and equally wide.
-fn join<'py>(
-    py: Python<'py>,
-    list: &Bound<'py, PyList>,
-    dims: usize,
-) -> PyResult<Option<(Bound<'py, PyAny>, Vec<usize>)>> {
-    let Ok(first) = list.get_item(0) else { return Ok(None) };
-    let Ok(first) = first.cast_into::<PyUntypedArray>() else { return Ok(None) };
-    let kind = first.dtype();
-    if kind.is_equiv_to(&dtype::<f32>(py)) {
-        join_of::<f32>(py, list, dims)
-    } else if kind.is_equiv_to(&dtype::<f64>(py)) {
-        join_of::<f64>(py, list, dims)
-    } else {
-        join_of::<i64>(py, list, dims)
-    }
-}
-
-fn join_of<'py, T: Element + Copy>(
-    py: Python<'py>,
-    list: &Bound<'py, PyList>,
-    dims: usize,
-) -> PyResult<Option<(Bound<'py, PyAny>, Vec<usize>)>> {
-    let mut width = None;
-    let stacked = |shape: &[usize]| match (dims, shape) {
-        (2, &[rows, width]) => Some((rows, width)),
-        (1, &[width]) => Some((1, width)),
-        _ => None,
-    };
-    let joined = append::<T>(list, |shape| {
-        let (rows, found) = stacked(shape)?;
-        (*width.get_or_insert(found) == found).then_some(rows)
-    });
-    let Some((values, rows)) = joined else { return Ok(None) };
-    let shape = [rows.iter().sum(), width.unwrap_or(0)];
-    Ok(Some((PyArray1::from_vec(py, values).reshape(shape)?.into_any(), rows)))
-}
-
-type Edges<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<i64>>, Vec<usize>);
-
-/// Edges of the whole, the graph of each node, and the number of edges of each graph.
-fn join_edges<'py>(
-    py: Python<'py>,
-    list: &Bound<'py, PyList>,
-    sizes: &[usize],
-    threads: usize,
-) -> PyResult<Option<Edges<'py>>> {
-    let joined = append::<i64>(list, |shape| match *shape {
-        [2, edges] => Some(edges),
-        _ => None,
-    });
-    let Some((values, ends)) = joined.filter(|(_, ends)| ends.len() == sizes.len()) else { return Ok(None) };
-    let found = py.detach(|| Some((core::shift_edges(sizes, &values, &ends, threads).ok()?, core::owners(sizes))));
-    let Some((shifted, owner)) = found else { return Ok(None) };
-    let shifted = PyArray1::from_vec(py, shifted).reshape([2, values.len() / 2])?;
-    Ok(Some((shifted, PyArray1::from_vec(py, owner), ends)))
-}
-
-/// The values of all arrays of a list, one after the other, and what `size` makes of each shape; None unless it makes
-/// something of every one, and all are C-contiguous and of this type.
-fn append<T: Element + Copy>(
-    list: &Bound<'_, PyList>,
-    mut size: impl FnMut(&[usize]) -> Option<usize>,
-) -> Option<(Vec<T>, Vec<usize>)> {
-    let mut arrays = Vec::with_capacity(list.len());
-    let mut sizes = Vec::with_capacity(list.len());
-    let mut total = 0;
-    for item in list.iter() {
-        let array = item.cast_into::<numpy::PyArrayDyn<T>>().ok()?;
-        sizes.push(size(array.shape())?);
-        if !array.is_c_contiguous() {
-            return None;
+        let mut tasks = Vec::new();
+        for (rows, picked, room) in &mut rooms {
+            rows.gather(room, picked, &mut tasks)?;
         }
-        total += array.len();
-        arrays.push(array);
+        core::gather_edges(edges.as_slice()?, &nodes, &links, edges_to.as_slice_mut()?, &mut tasks).map_err(refused)?;
+        core::owners(&nodes, batch_to.as_slice_mut()?, &mut tasks).map_err(refused)?;
+        py.detach(|| core::run(tasks, values, threads));
     }
-    let mut values = Vec::with_capacity(total);
-    for array in arrays {
-        values.extend_from_slice(&array.to_vec().ok()?);
-    }
-    Some((values, sizes))
+    let [x, edge_attr, positions] = made;
+    (x, joined, edge_attr, positions, batch, sizes).into_pyobject(py)
 }

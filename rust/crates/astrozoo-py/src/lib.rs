@@ -4,17 +4,17 @@
 //! again, so that no call from Python can reach outside an array; runs without the interpreter lock; and returns arrays.
 
 mod arrays;
+mod collation;
 mod detrending;
 mod fits;
 mod folding;
 mod gaps;
 mod graph_encodings;
 mod lines;
+mod neighbors;
 mod patches;
 mod regridding;
 mod spectra;
-mod collation;
-mod neighbors;
 mod statistics;
 mod transits;
 
@@ -28,17 +28,17 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INTERFACE", INTERFACE)?;
     module.add("SOURCES", env!("ASTROZOO_SOURCES"))?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
+    collation::register(module)?;
     detrending::register(module)?;
     fits::register(module)?;
     folding::register(module)?;
     gaps::register(module)?;
     graph_encodings::register(module)?;
     lines::register(module)?;
+    neighbors::register(module)?;
     patches::register(module)?;
     regridding::register(module)?;
     spectra::register(module)?;
-    collation::register(module)?;
-    neighbors::register(module)?;
     statistics::register(module)?;
     transits::register(module)?;
     Ok(())
