@@ -27,14 +27,14 @@ def plot(comparisons: Iterable[Comparison], file: str | Path) -> None:
         for comparison in comparisons
         for peer in list(comparison.samples)[1:]
     ]
-    figure = Figure(figsize=(10, 1 + 0.32 * len(bars)), layout="constrained")
+    figure = Figure(figsize=(11, 1 + 0.42 * len(bars)), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     kernels = list(dict.fromkeys(comparison.title.partition(":")[0] for comparison, _, _ in bars))
     labels = []
     for place, (comparison, peer, ratio) in enumerate(bars):
         kernel, _, size = comparison.title.partition(": ")
-        labels.append(f"{kernel} ({size.split(',')[0]}) vs {peer}")
+        labels.append(f"{kernel} / {peer}\n{size}")
         spread = [[max(ratio.value - ratio.low, 0.0)], [max(ratio.high - ratio.value, 0.0)]]
         axis.barh(place, ratio.value, xerr=spread, color=f"C{kernels.index(kernel) % 10}", ecolor="0.3", height=0.7)
         axis.annotate(f" {ratio.value:.3g}x", (max(ratio.high, ratio.value), place), va="center", fontsize="small")
@@ -44,6 +44,7 @@ def plot(comparisons: Iterable[Comparison], file: str | Path) -> None:
     axis.set(
         yticks=range(len(bars)), yticklabels=labels, xscale="log", xlabel="time of the peer / ours (black: target)"
     )
+    axis.tick_params(axis="y", labelsize="small")
     axis.axvline(1.0, color="0.6", linewidth=1)
     axis.invert_yaxis()
     axis.margins(x=0.12, y=0.01)
