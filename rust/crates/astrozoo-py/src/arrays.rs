@@ -2,14 +2,37 @@
 
 use astrozoo_core::Error;
 use numpy::ndarray::Dimension;
-use numpy::{Element, PyArray};
-use pyo3::exceptions::PyValueError;
+use numpy::{Element, PyArray, PyReadonlyArray};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 /// A kernel's refusal as a `ValueError`.
 pub fn refused(error: Error) -> PyErr {
     PyValueError::new_err(error.to_string())
+}
+
+/// An array of one of the two precisions that kernels work in.
+pub enum Real<'py, D: Dimension> {
+    /// float32.
+    Single(PyReadonlyArray<'py, f32, D>),
+    /// float64.
+    Double(PyReadonlyArray<'py, f64, D>),
+}
+
+impl<'a, 'py, D: Dimension + 'static> FromPyObject<'a, 'py> for Real<'py, D> {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(array) = object.extract::<PyReadonlyArray<'py, f32, D>>() {
+            return Ok(Self::Single(array));
+        }
+        if let Ok(array) = object.extract::<PyReadonlyArray<'py, f64, D>>() {
+            return Ok(Self::Double(array));
+        }
+        let dims = D::NDIM.unwrap_or_default();
+        Err(PyTypeError::new_err(format!("expected an array of float32 or float64 with {dims} dimensions")))
+    }
 }
 
 /// A type of which any bytes are a value, unlike of `bool`.

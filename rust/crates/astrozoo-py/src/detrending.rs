@@ -1,10 +1,10 @@
 //! Bindings of `astrozoo_core::detrending`.
 
-use crate::arrays::refused;
+use crate::arrays::{Real, refused};
 use astrozoo_core::Error;
 use astrozoo_core::detrending as core;
 use astrozoo_core::float::Float;
-use numpy::{Element, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use numpy::{Element, Ix2, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use numpy::{PyArray1, PyUntypedArray};
 use pyo3::prelude::*;
 
@@ -13,19 +13,13 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(biweight_detrend, module)?)
 }
 
-#[derive(FromPyObject)]
-enum Curves<'py> {
-    Single(PyReadonlyArray2<'py, f32>),
-    Double(PyReadonlyArray2<'py, f64>),
-}
-
 /// Median of `flux[curve, time]` in a window of time around each cadence.
 #[pyfunction]
 #[pyo3(signature = (time, flux, window, break_tolerance, edge_cutoff, threads, /))]
 fn median_filter_time<'py>(
     py: Python<'py>,
     time: PyReadonlyArray1<'py, f64>,
-    flux: Curves<'py>,
+    flux: Real<'py, Ix2>,
     window: f64,
     break_tolerance: f64,
     edge_cutoff: f64,
@@ -34,10 +28,10 @@ fn median_filter_time<'py>(
     let window = core::Window { length: window, break_tolerance, edge_cutoff };
     let time = time.as_slice()?;
     match flux {
-        Curves::Single(flux) => {
+        Real::Single(flux) => {
             trend(py, &flux, |values, curves| core::median_filter_time(time, values, curves, window, threads))
         }
-        Curves::Double(flux) => {
+        Real::Double(flux) => {
             trend(py, &flux, |values, curves| core::median_filter_time(time, values, curves, window, threads))
         }
     }
@@ -50,7 +44,7 @@ fn median_filter_time<'py>(
 fn biweight_detrend<'py>(
     py: Python<'py>,
     time: PyReadonlyArray1<'py, f64>,
-    flux: Curves<'py>,
+    flux: Real<'py, Ix2>,
     window: f64,
     cval: f64,
     break_tolerance: f64,
@@ -60,10 +54,10 @@ fn biweight_detrend<'py>(
     let window = core::Window { length: window, break_tolerance, edge_cutoff };
     let time = time.as_slice()?;
     match flux {
-        Curves::Single(flux) => {
+        Real::Single(flux) => {
             trend(py, &flux, |values, curves| core::biweight_detrend(time, values, curves, window, cval, threads))
         }
-        Curves::Double(flux) => {
+        Real::Double(flux) => {
             trend(py, &flux, |values, curves| core::biweight_detrend(time, values, curves, window, cval, threads))
         }
     }

@@ -1,21 +1,17 @@
 //! Bindings of `astrozoo_core::folding`.
 
-use crate::arrays::refused;
+use crate::arrays::{Real, refused};
 use astrozoo_core::Error;
 use astrozoo_core::float::Float;
 use astrozoo_core::folding as core;
-use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use numpy::{
+    Element, Ix1, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fold_views, module)?)
-}
-
-#[derive(FromPyObject)]
-enum Flux<'py> {
-    Single(PyReadonlyArray1<'py, f32>),
-    Double(PyReadonlyArray1<'py, f64>),
 }
 
 /// For each view, medians `[candidate, bin]`; `half` and `width` are `[view, candidate]`, and `bins` has one number for
@@ -26,7 +22,7 @@ enum Flux<'py> {
 fn fold_views<'py>(
     py: Python<'py>,
     time: PyReadonlyArray1<'py, f64>,
-    flux: Flux<'py>,
+    flux: Real<'py, Ix1>,
     period: PyReadonlyArray1<'py, f64>,
     epoch: PyReadonlyArray1<'py, f64>,
     half: PyReadonlyArray2<'py, f64>,
@@ -51,10 +47,10 @@ fn fold_views<'py>(
         .map(|(i, &bins)| core::View { bins, half: &half[row(i)], width: &width[row(i)] })
         .collect();
     match flux {
-        Flux::Single(flux) => {
+        Real::Single(flux) => {
             fold_views_of(py, time.as_slice()?, flux.as_slice()?, &candidates, &views, normalise, threads)
         }
-        Flux::Double(flux) => {
+        Real::Double(flux) => {
             fold_views_of(py, time.as_slice()?, flux.as_slice()?, &candidates, &views, normalise, threads)
         }
     }

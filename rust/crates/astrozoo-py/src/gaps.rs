@@ -1,19 +1,13 @@
 //! Binding of `astrozoo_core::gaps`.
 
-use crate::arrays::{Plain, empty, refused};
+use crate::arrays::{Plain, Real, empty, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::gaps as core;
-use numpy::{PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{Ix3, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fill_gaps, module)?)
-}
-
-#[derive(FromPyObject)]
-enum Cube<'py> {
-    Single(PyReadonlyArray3<'py, f32>),
-    Double(PyReadonlyArray3<'py, f64>),
 }
 
 /// `values[outer, time, inner]` with its gaps along time filled linearly.
@@ -21,14 +15,14 @@ enum Cube<'py> {
 #[pyo3(signature = (values, times, max_gap, threads, /))]
 fn fill_gaps<'py>(
     py: Python<'py>,
-    values: Cube<'py>,
+    values: Real<'py, Ix3>,
     times: PyReadonlyArray1<'py, f64>,
     max_gap: f64,
     threads: usize,
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
     match values {
-        Cube::Single(values) => fill_gaps_of(py, &values, &times, max_gap, threads),
-        Cube::Double(values) => fill_gaps_of(py, &values, &times, max_gap, threads),
+        Real::Single(values) => fill_gaps_of(py, &values, &times, max_gap, threads),
+        Real::Double(values) => fill_gaps_of(py, &values, &times, max_gap, threads),
     }
 }
 

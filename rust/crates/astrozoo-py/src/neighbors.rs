@@ -1,9 +1,11 @@
 //! Bindings of `astrozoo_core::neighbors`.
 
-use crate::arrays::refused;
+use crate::arrays::{Real, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::neighbors::{Options, RadiusGraph};
-use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use numpy::{
+    Element, Ix2, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -11,18 +13,12 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(radius_graph, module)?)
 }
 
-#[derive(FromPyObject)]
-enum Positions<'py> {
-    Single(PyReadonlyArray2<'py, f32>),
-    Double(PyReadonlyArray2<'py, f64>),
-}
-
 /// Edges and distances between the points of `positions[point, 3]`, in clouds of `sizes` points, within `radius`.
 #[pyfunction]
 #[pyo3(signature = (positions, sizes, radius, loop_, most, threads, /))]
 fn radius_graph<'py>(
     py: Python<'py>,
-    positions: Positions<'py>,
+    positions: Real<'py, Ix2>,
     sizes: PyReadonlyArray1<'py, i64>,
     radius: f64,
     loop_: bool,
@@ -31,8 +27,8 @@ fn radius_graph<'py>(
 ) -> PyResult<Bound<'py, PyTuple>> {
     let options = Options { radius, loops: loop_, most };
     match positions {
-        Positions::Single(positions) => radius_graph_of(py, &positions, sizes.as_slice()?, options, threads),
-        Positions::Double(positions) => radius_graph_of(py, &positions, sizes.as_slice()?, options, threads),
+        Real::Single(positions) => radius_graph_of(py, &positions, sizes.as_slice()?, options, threads),
+        Real::Double(positions) => radius_graph_of(py, &positions, sizes.as_slice()?, options, threads),
     }
 }
 

@@ -1,19 +1,13 @@
 //! Bindings of `astrozoo_core::patches`.
 
-use crate::arrays::refused;
+use crate::arrays::{Real, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::patches as core;
-use numpy::{Element, PyReadonlyArray1, PyReadonlyArray4, PyReadwriteArray4, PyUntypedArrayMethods};
+use numpy::{Element, Ix4, PyReadonlyArray1, PyReadonlyArray4, PyReadwriteArray4, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(patch_batch, module)?)
-}
-
-#[derive(FromPyObject)]
-enum Cube<'py> {
-    Single(PyReadonlyArray4<'py, f32>),
-    Double(PyReadonlyArray4<'py, f64>),
 }
 
 #[derive(FromPyObject)]
@@ -32,7 +26,7 @@ type Moments<'py> = PyReadonlyArray1<'py, f64>;
 #[expect(clippy::too_many_arguments, reason = "as the reference takes them")]
 fn patch_batch<'py>(
     py: Python<'py>,
-    cube: Cube<'py>,
+    cube: Real<'py, Ix4>,
     times: Indices<'py>,
     lats: Indices<'py>,
     lons: Indices<'py>,
@@ -54,10 +48,10 @@ fn patch_batch<'py>(
     };
     let normalisation = core::Normalisation { mean: mean.as_slice()?, scale: scale.as_slice()?, fill };
     match (cube, batch) {
-        (Cube::Single(cube), Batch::Single(batch)) => write(py, &cube, places, normalisation, mask, batch, threads),
-        (Cube::Single(cube), Batch::Bits(batch)) => write(py, &cube, places, normalisation, mask, batch, threads),
-        (Cube::Double(cube), Batch::Single(batch)) => write(py, &cube, places, normalisation, mask, batch, threads),
-        (Cube::Double(cube), Batch::Bits(batch)) => write(py, &cube, places, normalisation, mask, batch, threads),
+        (Real::Single(cube), Batch::Single(batch)) => write(py, &cube, places, normalisation, mask, batch, threads),
+        (Real::Single(cube), Batch::Bits(batch)) => write(py, &cube, places, normalisation, mask, batch, threads),
+        (Real::Double(cube), Batch::Single(batch)) => write(py, &cube, places, normalisation, mask, batch, threads),
+        (Real::Double(cube), Batch::Bits(batch)) => write(py, &cube, places, normalisation, mask, batch, threads),
     }
 }
 

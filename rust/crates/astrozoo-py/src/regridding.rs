@@ -1,21 +1,15 @@
 //! Bindings of `astrozoo_core::regridding`.
 
-use crate::arrays::refused;
+use crate::arrays::{Real, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::regridding as core;
 use numpy::{
-    Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArray, PyUntypedArrayMethods,
+    Element, Ix3, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(regrid_conservative, module)?)
-}
-
-#[derive(FromPyObject)]
-enum Fields<'py> {
-    Single(PyReadonlyArray3<'py, f32>),
-    Double(PyReadonlyArray3<'py, f64>),
 }
 
 type Indices<'py> = PyReadonlyArray1<'py, i64>;
@@ -29,7 +23,7 @@ type Weights<'py> = PyReadonlyArray1<'py, f64>;
 #[expect(clippy::too_many_arguments, reason = "as the reference takes them")]
 fn regrid_conservative<'py>(
     py: Python<'py>,
-    values: Fields<'py>,
+    values: Real<'py, Ix3>,
     lat_first: Indices<'py>,
     lat_start: Indices<'py>,
     lat_weights: Weights<'py>,
@@ -42,8 +36,8 @@ fn regrid_conservative<'py>(
     let rows = (lat_first.as_slice()?, lat_start.as_slice()?, lat_weights.as_slice()?);
     let columns = (lon_first.as_slice()?, lon_start.as_slice()?, lon_weights.as_slice()?);
     match values {
-        Fields::Single(values) => regrid(py, &values, rows, columns, least, threads),
-        Fields::Double(values) => regrid(py, &values, rows, columns, least, threads),
+        Real::Single(values) => regrid(py, &values, rows, columns, least, threads),
+        Real::Double(values) => regrid(py, &values, rows, columns, least, threads),
     }
 }
 

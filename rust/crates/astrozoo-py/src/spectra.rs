@@ -1,7 +1,7 @@
 //! Bindings of `astrozoo_core::spectra`. Results are arrays that NumPy allocates, in huge pages where they are large:
 //! touching small ones for the first time would take longer than the kernels.
 
-use crate::arrays::{Plain, empty, refused};
+use crate::arrays::{Plain, Real, empty, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::spectra as core;
 use numpy::{Ix2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
@@ -14,32 +14,26 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(convolve_lsf, module)?)
 }
 
-#[derive(FromPyObject)]
-enum Spectra<'py> {
-    Single(PyReadonlyArray2<'py, f32>),
-    Double(PyReadonlyArray2<'py, f64>),
-}
-
 /// Mean of `flux[spectrum, wavelength]` over each bin of `new_wavelength`, and its error where errors are given.
 #[pyfunction]
 #[pyo3(signature = (wavelength, flux, new_wavelength, flux_err, fill, threads, /))]
 fn rebin_flux<'py>(
     py: Python<'py>,
     wavelength: PyReadonlyArray1<'py, f64>,
-    flux: Spectra<'py>,
+    flux: Real<'py, Ix2>,
     new_wavelength: PyReadonlyArray1<'py, f64>,
-    flux_err: Option<Spectra<'py>>,
+    flux_err: Option<Real<'py, Ix2>>,
     fill: f64,
     threads: usize,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let grids = (wavelength.as_slice()?, new_wavelength.as_slice()?);
     match (flux, flux_err) {
-        (Spectra::Single(flux), None) => rebin_flux_of(py, grids, &flux, None, fill, threads),
-        (Spectra::Double(flux), None) => rebin_flux_of(py, grids, &flux, None, fill, threads),
-        (Spectra::Single(flux), Some(Spectra::Single(errors))) => {
+        (Real::Single(flux), None) => rebin_flux_of(py, grids, &flux, None, fill, threads),
+        (Real::Double(flux), None) => rebin_flux_of(py, grids, &flux, None, fill, threads),
+        (Real::Single(flux), Some(Real::Single(errors))) => {
             rebin_flux_of(py, grids, &flux, Some(&errors), fill, threads)
         }
-        (Spectra::Double(flux), Some(Spectra::Double(errors))) => {
+        (Real::Double(flux), Some(Real::Double(errors))) => {
             rebin_flux_of(py, grids, &flux, Some(&errors), fill, threads)
         }
         _ => Err(PyTypeError::new_err("flux and flux_err have different types")),
@@ -76,15 +70,15 @@ fn rebin_flux_of<'py, T: Float + Plain>(
 fn convolve_lsf<'py>(
     py: Python<'py>,
     wavelength: PyReadonlyArray1<'py, f64>,
-    flux: Spectra<'py>,
+    flux: Real<'py, Ix2>,
     sigma: PyReadonlyArray1<'py, f64>,
     truncate: f64,
     threads: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
     let grid = (wavelength.as_slice()?, sigma.as_slice()?);
     match flux {
-        Spectra::Single(flux) => convolve_lsf_of(py, grid, &flux, truncate, threads),
-        Spectra::Double(flux) => convolve_lsf_of(py, grid, &flux, truncate, threads),
+        Real::Single(flux) => convolve_lsf_of(py, grid, &flux, truncate, threads),
+        Real::Double(flux) => convolve_lsf_of(py, grid, &flux, truncate, threads),
     }
 }
 

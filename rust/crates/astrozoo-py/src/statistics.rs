@@ -1,9 +1,11 @@
 //! Bindings of `astrozoo_core::statistics`.
 
-use crate::arrays::refused;
+use crate::arrays::{Real, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::statistics as core;
-use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArrayMethods};
+use numpy::{
+    Element, Ix3, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArrayMethods,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -12,19 +14,13 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(quantiles, module)?)
 }
 
-#[derive(FromPyObject)]
-enum Cube<'py> {
-    Single(PyReadonlyArray3<'py, f32>),
-    Double(PyReadonlyArray3<'py, f64>),
-}
-
 /// Count, mean, standard deviation, minimum and maximum of each of `kept` groups of `values[outer, kept, inner]`.
 #[pyfunction]
 #[pyo3(signature = (values, threads, /))]
-fn nan_stats<'py>(py: Python<'py>, values: Cube<'py>, threads: usize) -> PyResult<Bound<'py, PyTuple>> {
+fn nan_stats<'py>(py: Python<'py>, values: Real<'py, Ix3>, threads: usize) -> PyResult<Bound<'py, PyTuple>> {
     match values {
-        Cube::Single(values) => nan_stats_of(py, &values, threads),
-        Cube::Double(values) => nan_stats_of(py, &values, threads),
+        Real::Single(values) => nan_stats_of(py, &values, threads),
+        Real::Double(values) => nan_stats_of(py, &values, threads),
     }
 }
 
@@ -50,13 +46,13 @@ fn nan_stats_of<'py, T: Float + Element>(
 #[pyo3(signature = (values, q, threads, /))]
 fn quantiles<'py>(
     py: Python<'py>,
-    values: Cube<'py>,
+    values: Real<'py, Ix3>,
     q: PyReadonlyArray1<'py, f64>,
     threads: usize,
 ) -> PyResult<Bound<'py, PyArray2<f64>>> {
     match values {
-        Cube::Single(values) => quantiles_of(py, &values, &q, threads),
-        Cube::Double(values) => quantiles_of(py, &values, &q, threads),
+        Real::Single(values) => quantiles_of(py, &values, &q, threads),
+        Real::Double(values) => quantiles_of(py, &values, &q, threads),
     }
 }
 
