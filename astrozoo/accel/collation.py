@@ -21,6 +21,9 @@ __all__ = ["CollatedGraphs", "GraphStore", "collate_graphs"]
 class GraphStore:
     """All graphs of a data set in a few flat arrays, from which batches are taken by number; `of` makes one of lists.
 
+    Arrays are checked once, here. They become C-contiguous, and their numbers float32, float64 or int64: float16
+    becomes float32, smaller integers int64. What is right already is not copied.
+
     Attributes:
         x: `[node, feature]` of all graphs, one after the other.
         node_starts: int64 `[graph + 1]`, the first node of each graph, and the number of nodes.
@@ -30,7 +33,10 @@ class GraphStore:
         positions: `[node, coordinate]`, or None.
         y: `[graph, target]`, or None.
 
-    Features are float32, float64 or int64, C-contiguous.
+    Raises:
+        InputError: Arrays of other dimensions or kinds of numbers; starts that fall, do not lead from 0 to the number
+            of rows, or are of another number of graphs; parts of another length; edges to nodes that their graph does
+            not have.
     """
 
     x: np.ndarray
@@ -40,6 +46,32 @@ class GraphStore:
     edge_attr: np.ndarray | None = None
     positions: np.ndarray | None = None
     y: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        x, edges = _numbers("x", self.x, "node feature"), _pairs("edges", self.edges)
+        node_starts = _starts("node_starts", self.node_starts, len(x), "nodes")
+        edge_starts = _starts("edge_starts", self.edge_starts, edges.shape[1], "edges")
+        if len(edge_starts) != len(node_starts):
+            raise InputError(
+                f"edge_starts has {len(edge_starts)} entries; expected {len(node_starts)}, as many as node_starts."
+            )
+        _check_ends(edges, node_starts, edge_starts)
+        rows = (
+            ("edge_attr", "edge feature", edges.shape[1]),
+            ("positions", "node coordinate", len(x)),
+            ("y", "graph target", len(node_starts) - 1),
+        )
+        parts = {"x": x, "node_starts": node_starts, "edges": edges, "edge_starts": edge_starts}
+        for name, dims, count in rows:
+            if (values := getattr(self, name)) is None:
+                continue
+            parts[name] = _numbers(name, values, dims)
+            if len(parts[name]) != count:
+                raise InputError(
+                    f"{name} has {len(parts[name])} rows; expected {count}, one for each {dims.split()[0]}."
+                )
+        for name, array in parts.items():
+            object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
         return len(self.node_starts) - 1
@@ -78,9 +110,9 @@ class GraphStore:
         assert pairs is not None
         return cls(
             np.concatenate(nodes),
-            _starts(len(array) for array in nodes),
+            np.cumsum([0, *map(len, nodes)]),
             np.concatenate(pairs, axis=1),
-            _starts(pair.shape[1] for pair in pairs),
+            np.cumsum([0, *(pair.shape[1] for pair in pairs)]),
             None if attributes is None else np.concatenate(attributes),
             None if places is None else np.concatenate(places),
             None if targets is None else np.stack(targets),
@@ -176,33 +208,48 @@ def _rows(starts: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.arange(counts.sum()) + np.repeat(first - behind + counts, counts), counts
 
 
-def _starts(counts: Any) -> np.ndarray:
-    return np.cumsum([0, *counts], dtype=np.int64)
+def _starts(name: str, values: Any, rows: int, what: str) -> np.ndarray:
+    """Where the rows of each graph start, as int64, and their number behind."""
+    starts = np.asarray(values)
+    if starts.dtype.kind not in "iu" or starts.ndim != 1 or not len(starts):
+        raise InputError(f"{name} is {starts.dtype} {starts.shape}; expected int64 (graph + 1,).")
+    starts = np.ascontiguousarray(starts, dtype=np.int64)
+    if starts[0] != 0 or starts[-1] != rows:
+        raise InputError(
+            f"{name} goes from {starts[0]} to {starts[-1]}; expected 0 to {rows}: there are {rows} {what}."
+        )
+    falls = starts[1:] < starts[:-1]
+    if falls.any():
+        graph = int(np.argmax(falls))
+        raise InputError(
+            f"{name} of graph {graph} is {starts[graph]}, and {starts[graph + 1]} of the next; expected no fall."
+        )
+    return starts
+
+
+def _check_ends(edges: np.ndarray, node_starts: np.ndarray, edge_starts: np.ndarray) -> None:
+    """See that edges lead to nodes of their own graph."""
+    limits = np.repeat(np.diff(node_starts), np.diff(edge_starts))
+    wrong = (edges < 0) | (edges >= limits)
+    if wrong.any():
+        edge = int(np.argmax(wrong.any(axis=0)))
+        node = edges[np.argmax(wrong[:, edge]), edge]
+        graph = int(np.searchsorted(edge_starts, edge, side="right")) - 1
+        raise InputError(
+            f"edges of graph {graph} lead to node {node}; expected numbers from 0 to {limits[edge] - 1}: "
+            f"it has {limits[edge]} nodes."
+        )
 
 
 def _prepared(
     x: list[Any], edges: list[Any], edge_attr: list[Any] | None, positions: list[Any] | None, y: list[Any] | None
 ) -> tuple[list[np.ndarray] | None, ...]:
-    """The arrays as kernels take them, or the error that says why they cannot be."""
+    """The arrays of each graph as they can be joined, or the error that names the graph whose arrays cannot be."""
     for name, part in (("edges", edges), ("edge_attr", edge_attr), ("positions", positions), ("y", y)):
         if part is not None and len(part) != len(x):
             raise InputError(f"{name} has {len(part)} graphs; expected {len(x)}, as many as x.")
     nodes = _part("x", x, "node feature")
-    pairs = []
-    for graph, (array, features) in enumerate(zip(edges, nodes, strict=True)):
-        pair = np.asarray(array)
-        if pair.size == 0 and pair.shape in ((0,), (2, 0)):
-            pair = np.empty((2, 0), np.int64)
-        if pair.dtype.kind not in "iu" or pair.ndim != 2 or len(pair) != 2:
-            raise InputError(f"edges of graph {graph} is {pair.dtype} {pair.shape}; expected int64 (2, edge).")
-        pair = np.ascontiguousarray(pair, dtype=np.int64)
-        wrong = pair[(pair < 0) | (pair >= len(features))]
-        if wrong.size:
-            raise InputError(
-                f"edges of graph {graph} lead to node {wrong[0]}; expected numbers from 0 to {len(features) - 1}: "
-                f"it has {len(features)} nodes."
-            )
-        pairs.append(pair)
+    pairs = [_pairs(f"edges of graph {graph}", pair) for graph, pair in enumerate(edges)]
     attributes = None if edge_attr is None else _part("edge_attr", edge_attr, "edge feature")
     places = None if positions is None else _part("positions", positions, "node coordinate")
     for name, part, rows, what in (
@@ -220,16 +267,30 @@ def _prepared(
 def _part(name: str, arrays: list[Any], dims: str) -> list[np.ndarray]:
     prepared: list[np.ndarray] = []
     for graph, values in enumerate(arrays):
-        array = np.asarray(values)
-        if array.dtype.kind in "iub":
-            array = array.astype(np.int64, copy=False)
-        array = np.ascontiguousarray(floating(f"{name} of graph {graph}", array)) if array.dtype != np.int64 else array
-        if array.ndim != len(dims.split()):
-            raise InputError(f"{name} of graph {graph} has shape {array.shape}; expected ({', '.join(dims.split())}).")
+        array = _numbers(f"{name} of graph {graph}", values, dims)
         if prepared and (array.dtype, array.shape[-1]) != (prepared[0].dtype, prepared[0].shape[-1]):
             raise InputError(
                 f"{name} of graph {graph} is {array.dtype} (..., {array.shape[-1]}); expected {prepared[0].dtype} "
                 f"(..., {prepared[0].shape[-1]}), as in graph 0."
             )
-        prepared.append(np.ascontiguousarray(array))
+        prepared.append(array)
     return prepared
+
+
+def _numbers(name: str, values: Any, dims: str) -> np.ndarray:
+    """C-contiguous float32, float64 or int64."""
+    array = np.asarray(values)
+    array = array.astype(np.int64, copy=False) if array.dtype.kind in "iub" else floating(name, array)
+    if array.ndim != len(dims.split()):
+        raise InputError(f"{name} has shape {array.shape}; expected ({', '.join(dims.split())}).")
+    return np.ascontiguousarray(array)
+
+
+def _pairs(name: str, values: Any) -> np.ndarray:
+    """C-contiguous int64 `[2, edge]`; an empty list is no edges."""
+    pairs = np.asarray(values)
+    if pairs.shape in ((0,), (2, 0)):
+        return np.empty((2, 0), np.int64)
+    if pairs.dtype.kind not in "iu" or pairs.ndim != 2 or len(pairs) != 2:
+        raise InputError(f"{name} is {pairs.dtype} {pairs.shape}; expected int64 (2, edge).")
+    return np.ascontiguousarray(pairs, dtype=np.int64)

@@ -71,11 +71,62 @@ def test_graphs_that_are_not_there_are_refused(provider, indices):
 
 @pytest.mark.usefixtures("rust")
 def test_a_store_that_was_tampered_with_is_refused_and_not_read_beyond():
-    store = accel.GraphStore.of(**graphs([3, 4]))
     for starts in ([0, 3, 99], [0, 3, -1], [5, 3, 7]):
-        broken = accel.GraphStore(store.x, np.array(starts), store.edges, store.edge_starts)
+        store = accel.GraphStore.of(**graphs([3, 4]))
+        store.node_starts[:] = starts
         with accel.using("rust"), pytest.raises(ValueError, match="no rows"):
-            accel.collate_graphs(broken)
+            accel.collate_graphs(store)
+
+
+def flat(**changes):
+    """Arguments of `GraphStore`: three nodes with two edges, no node, two nodes with one edge."""
+    return {
+        "x": np.ones((5, 2), np.float32),
+        "node_starts": np.array([0, 3, 3, 5]),
+        "edges": np.array([[0, 1, 1], [2, 0, 0]]),
+        "edge_starts": np.array([0, 2, 2, 3]),
+        **changes,
+    }
+
+
+def test_a_store_keeps_arrays_that_are_right_and_converts_others():
+    given = flat()
+    store = accel.GraphStore(**given)
+    assert all(getattr(store, name) is array for name, array in given.items())
+    wide = np.ones((5, 4), ">f4")
+    store = accel.GraphStore(
+        **flat(x=wide[:, ::2], edges=given["edges"].astype(np.int32), edge_attr=np.ones((3, 1), int))
+    )
+    assert (store.x.dtype, store.edges.dtype, store.edge_attr.dtype) == (np.float32, np.int64, np.int64)
+    assert store.x.flags.c_contiguous
+    assert store.x.dtype.isnative
+    assert len(store) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": np.ones(5)}, r"x has shape \(5,\); expected \(node, feature\)"),
+        ({"x": np.full((5, 2), "a")}, "x has dtype"),
+        ({"node_starts": np.array([0.0, 3.0, 3.0, 5.0])}, "node_starts is float64"),
+        ({"node_starts": np.array([], int)}, r"node_starts is int64 \(0,\)"),
+        ({"node_starts": np.array([0, 3, 3, 6])}, "node_starts goes from 0 to 6; expected 0 to 5"),
+        ({"node_starts": np.array([1, 3, 3, 5])}, "node_starts goes from 1"),
+        ({"node_starts": np.array([0, 3, 2, 5])}, "node_starts of graph 1 is 3, and 2 of the next"),
+        ({"edge_starts": np.array([0, 2, 3])}, "edge_starts has 3 entries; expected 4"),
+        ({"edge_starts": np.array([0, 1, 2, 3])}, "edges of graph 1 lead to node 1; expected .* it has 0 nodes"),
+        ({"edges": np.array([[0, 1, 1], [2, 0, 2]])}, "edges of graph 2 lead to node 2; expected numbers from 0 to 1"),
+        ({"edges": np.array([[0, -1, 1], [2, 0, 0]])}, "edges of graph 0 lead to node -1"),
+        ({"edges": np.zeros((3, 2), int)}, r"edges is int64 \(3, 2\)"),
+        ({"edge_attr": np.ones((2, 1))}, "edge_attr has 2 rows; expected 3, one for each edge"),
+        ({"positions": np.ones((6, 3))}, "positions has 6 rows; expected 5, one for each node"),
+        ({"y": np.ones((2, 1))}, "y has 2 rows; expected 3, one for each graph"),
+        ({"y": np.ones(3)}, "y has shape"),
+    ],
+)
+def test_a_store_of_arrays_that_do_not_fit_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        accel.GraphStore(**flat(**changes))
 
 
 def test_results_own_their_memory(provider):
@@ -147,8 +198,8 @@ def changed(name, graph, value):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (changed("edges", 1, np.array([[0, 4], [0, 0]])), "edges of graph 1 lead to node 4; expected .* 0 to 3"),
-        (changed("edges", 2, np.array([[0], [-1]])), "edges of graph 2 lead to node -1"),
+        (changed("edges", 1, np.full((2, 12), 4)), "edges of graph 1 lead to node 4; expected .* 0 to 3"),
+        (changed("edges", 2, np.full((2, 15), -1)), "edges of graph 2 lead to node -1"),
         (changed("edges", 1, np.zeros((3, 2), int)), "edges of graph 1 is int64"),
         (changed("edges", 1, np.zeros((2, 2))), "edges of graph 1 is float64"),
         (changed("x", 2, np.zeros((5, 4))), "x of graph 2 is float64 .* expected float32"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from astrozoo.data import Graph, GraphDataset, collate_graphs, connect, graph_geometry
 from astrozoo.errors import InputError
@@ -73,6 +73,16 @@ def test_a_loader_of_a_dataset_sees_every_graph_once(workers):
     )
     sizes = torch.cat([batch.inputs["sizes"] for batch in loader])
     assert sorted(sizes.tolist()) == [0, 1, 5, 30]
+
+
+def test_a_part_of_a_data_set_takes_whole_batches_too():
+    part = Subset(GraphDataset(GRAPHS), [3, 1])
+    (batch,) = DataLoader(part, batch_size=2, collate_fn=collate_graphs)
+    expected = collate_graphs([GRAPHS[3], GRAPHS[1]])
+    assert batch.inputs.keys() == expected.inputs.keys()
+    for name, tensor in expected.inputs.items():
+        assert torch.equal(batch.inputs[name], tensor)
+    assert torch.equal(batch.targets["y"], expected.targets["y"])
 
 
 def test_one_graph_is_a_batch_of_itself():
