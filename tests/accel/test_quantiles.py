@@ -29,7 +29,7 @@ def test_infinities_are_values(provider):
 @pytest.mark.parametrize("axis", [None, 0, (0, 2)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
 def test_it_is_what_numpy_computes_in_float64(provider, axis, dtype):
-    """Groups of 40 to 180,000 values: sorted ones and counted ones."""
+    """Groups of 40 to 180,000 values: short ones, and long ones, of which a sample is taken first."""
     cube = np.random.default_rng(0).normal(0, 300, (40, 3, 4500)).astype(dtype)
     if cube.dtype.kind == "f":
         cube[cube > 500] = np.nan
@@ -55,6 +55,23 @@ def test_hard_distributions_are_exact(provider, make, dtype):
     np.testing.assert_array_equal(
         accel.quantiles(values, wanted)[:, 0],
         [np.quantile(values.astype(np.float64), q) for q in wanted],
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_quantiles_of_many_values_are_exact(provider, dtype):
+    values = np.random.default_rng(0).standard_cauchy((2, 200_000)).astype(dtype)
+    values[:, ::7] = np.nan
+    wanted = np.linspace(0, 1, 501)
+    exact = np.nanquantile(values.astype(np.float64), wanted, axis=1)
+    np.testing.assert_allclose(accel.quantiles(values, wanted), exact, rtol=1e-12)
+
+
+def test_values_next_to_each_other_of_different_groups_are_kept_apart(provider):
+    """`[time, variable]`: long groups without two values side by side."""
+    values = np.random.default_rng(0).normal(np.arange(20) * 10, 1, (70_000, 20))
+    np.testing.assert_array_equal(
+        accel.quantiles(values, [0.2, 0.5], axis=0), accel.quantiles(values.T.copy(), [0.2, 0.5])
     )
 
 
