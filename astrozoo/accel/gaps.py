@@ -62,18 +62,21 @@ def fill_gaps(
 @reference
 def _fill_gaps(values: np.ndarray, times: np.ndarray, max_gap: float, threads: int) -> np.ndarray:  # noqa: ARG001
     """`values[outer, time, inner]` with its gaps filled."""
-    if values.size == 0:
-        return values.copy()
-    last = len(times) - 1
-    row = np.arange(len(times))[None, :, None]
+    filled = values.copy()
     known = ~np.isnan(values)
+    if not values.size or known.all():
+        return filled
+    length = len(times)
+    row = np.arange(length, dtype=np.int32)[:, None]
     # The nearest known row at or before each, and at or after each; out of range where there is none.
-    before = np.maximum.accumulate(np.where(known, row, -1), axis=1)
-    after = np.minimum.accumulate(np.where(known, row, last + 1)[:, ::-1], axis=1)[:, ::-1]
-    start, end = np.maximum(before, 0), np.minimum(after, last)
-    fill = ~known & (before >= 0) & (after <= last) & (times[end] - times[start] <= max_gap)
-    y0, y1 = (np.take_along_axis(values, at, axis=1).astype(np.float64) for at in (start, end))
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # where nothing is filled
+    before = np.maximum.accumulate(np.where(known, row, np.int32(-1)), axis=1)
+    after = np.minimum.accumulate(np.where(known, row, np.int32(length))[:, ::-1], axis=1)[:, ::-1]
+    outer, now, inner = np.nonzero(~known & (before >= 0) & (after < length))
+    start, end = before[outer, now, inner], after[outer, now, inner]
+    short = times[end] - times[start] <= max_gap
+    outer, now, inner, start, end = (part[short] for part in (outer, now, inner, start, end))
+    y0, y1 = (values[outer, at, inner].astype(np.float64) for at in (start, end))
+    with np.errstate(invalid="ignore", over="ignore"):  # beside infinite values
         slope = (y1 - y0) / (times[end] - times[start])
-        line = y0 + slope * (times[row] - times[start])
-        return np.where(fill, line.astype(values.dtype), values)
+        filled[outer, now, inner] = y0 + slope * (times[now] - times[start])
+    return filled

@@ -11,6 +11,8 @@ use multiversion::multiversion;
 
 /// Columns of a block: its rows of the last few hundred times fit the second cache level.
 const COLUMNS: usize = 256;
+/// Fewer columns are taken one by one: their rows lie in a few cache lines, and a block would be mostly empty.
+const NARROW: usize = 16;
 /// Marks a column without a known value so far.
 const NEVER: usize = usize::MAX;
 
@@ -42,12 +44,14 @@ pub fn fill_gaps<T: Float>(
     }
     let threads = parallel::worth(threads, values.len(), 1 << 15);
     let plane = times.len() * inner;
-    if inner == 1 {
-        let many = (COLUMNS * 64 / times.len()).max(1) * times.len();
+    if inner < NARROW {
+        let many = (COLUMNS * 64 / plane).max(1) * plane;
         let tasks: Vec<_> = values.chunks(many).zip(filled.chunks_mut(many)).collect();
         parallel::map(threads, tasks, |(values, filled)| {
             for (values, filled) in values.chunks(plane).zip(filled.chunks_mut(plane)) {
-                fill_series(values, filled, times, max_gap);
+                filled.copy_from_slice(values);
+                (0..inner)
+                    .for_each(|column| fill_series(&values[column..], &mut filled[column..], inner, times, max_gap));
             }
         });
         return Ok(());
@@ -72,19 +76,18 @@ fn on_line<T: Float>((t0, y0): (f64, f64), slope: f64, time: f64) -> T {
     T::from_f64(y0 + slope * (time - t0))
 }
 
-/// One series whose values lie next to each other.
-fn fill_series<T: Float>(values: &[T], filled: &mut [T], times: &[f64], max_gap: f64) {
-    filled.copy_from_slice(values);
+/// One series whose values lie `stride` apart, which are copied already.
+fn fill_series<T: Float>(values: &[T], filled: &mut [T], stride: usize, times: &[f64], max_gap: f64) {
     let mut last = NEVER;
-    for (now, &value) in values.iter().enumerate() {
+    for (now, &value) in values.iter().step_by(stride).enumerate() {
         if value.is_nan() {
             continue;
         }
         if last != NEVER && now > last + 1 && times[now] - times[last] <= max_gap {
-            let (t0, y0) = (times[last], values[last].to_f64());
+            let (t0, y0) = (times[last], values[last * stride].to_f64());
             let slope = (value.to_f64() - y0) / (times[now] - t0);
             for row in last + 1..now {
-                filled[row] = on_line((t0, y0), slope, times[row]);
+                filled[row * stride] = on_line((t0, y0), slope, times[row]);
             }
         }
         last = now;
