@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from astrozoo.errors import InputError
 
-__all__ = ["floating"]
+__all__ = ["floating", "numbers", "runs", "whole"]
 
 
 def floating(name: str, values: ArrayLike, *, dims: str | None = None) -> np.ndarray:
@@ -39,3 +41,44 @@ def floating(name: str, values: ArrayLike, *, dims: str | None = None) -> np.nda
             f"{name} has shape {array.shape}; expected {len(dims.split())} dimensions: ({', '.join(dims.split())})."
         )
     return array
+
+
+def numbers(name: str, values: Any, dims: str) -> np.ndarray:
+    """`values` as C-contiguous float32, float64 or int64: whole numbers and truth values stay whole.
+
+    Args:
+        name: Of the argument, for the message.
+        values: Real numbers.
+        dims: Names of the dimensions, such as `"node feature"`.
+
+    Raises:
+        InputError: Not real numbers, or another number of dimensions.
+    """
+    array = np.asarray(values)
+    array = array.astype(np.int64, copy=False) if array.dtype.kind in "iub" else floating(name, array)
+    if array.ndim != len(dims.split()):
+        raise InputError(f"{name} has shape {array.shape}; expected ({', '.join(dims.split())}).")
+    return np.ascontiguousarray(array)
+
+
+def whole(name: str, values: ArrayLike, dim: str) -> np.ndarray:
+    """`values` as contiguous int64 of one dimension; an empty list counts as whole numbers.
+
+    Args:
+        name: Of the argument, for the message.
+        values: Whole numbers.
+        dim: Name of the dimension.
+
+    Raises:
+        InputError: Other numbers, or another number of dimensions.
+    """
+    array = np.asarray(values)
+    if (array.size and array.dtype.kind not in "iu") or array.ndim != 1:
+        raise InputError(f"{name} is {array.dtype} {array.shape}; expected whole numbers ({dim},).")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def runs(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The numbers `first[i], first[i] + 1, ...`, `counts[i]` of them, one run behind the other."""
+    behind = np.cumsum(counts)
+    return np.arange(counts.sum()) + np.repeat(first - behind + counts, counts)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from astrozoo.accel.arrays import floating
+from astrozoo.accel.arrays import numbers, runs, whole
 from astrozoo.accel.dispatch import reference, serve
 from astrozoo.accel.threads import workers
 from astrozoo.errors import InputError
@@ -48,7 +48,7 @@ class GraphStore:
     y: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        x, edges = _numbers("x", self.x, "node feature"), _pairs("edges", self.edges)
+        x, edges = numbers("x", self.x, "node feature"), _pairs("edges", self.edges)
         node_starts = _starts("node_starts", self.node_starts, len(x), "nodes")
         edge_starts = _starts("edge_starts", self.edge_starts, edges.shape[1], "edges")
         if len(edge_starts) != len(node_starts):
@@ -65,7 +65,7 @@ class GraphStore:
         for name, dims, count in rows:
             if (values := getattr(self, name)) is None:
                 continue
-            parts[name] = _numbers(name, values, dims)
+            parts[name] = numbers(name, values, dims)
             if len(parts[name]) != count:
                 raise InputError(
                     f"{name} has {len(parts[name])} rows; expected {count}, one for each {dims.split()[0]}."
@@ -159,12 +159,7 @@ def collate_graphs(
     Raises:
         InputError: Indices that are no whole numbers, or not those of graphs of the store.
     """
-    chosen = np.arange(len(store)) if indices is None else np.asarray(indices)
-    if chosen.size == 0:
-        chosen = chosen.astype(np.int64)
-    if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
-        raise InputError(f"indices is {chosen.dtype} {chosen.shape}; expected whole numbers (graph,).")
-    chosen = np.ascontiguousarray(chosen, dtype=np.int64)
+    chosen = np.arange(len(store)) if indices is None else whole("indices", indices, "graph")
     if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(store)):
         wrong = chosen.min() if chosen.min() < 0 else chosen.max()
         raise InputError(f"indices has {wrong}; expected numbers of graphs from 0 to {len(store) - 1}.")
@@ -204,8 +199,7 @@ def _rows(starts: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """The rows of the graphs, one graph after the other, and how many each has."""
     first = starts[indices]
     counts = starts[indices + 1] - first
-    behind = np.cumsum(counts)
-    return np.arange(counts.sum()) + np.repeat(first - behind + counts, counts), counts
+    return runs(first, counts), counts
 
 
 def _starts(name: str, values: Any, rows: int, what: str) -> np.ndarray:
@@ -267,7 +261,7 @@ def _prepared(
 def _part(name: str, arrays: list[Any], dims: str) -> list[np.ndarray]:
     prepared: list[np.ndarray] = []
     for graph, values in enumerate(arrays):
-        array = _numbers(f"{name} of graph {graph}", values, dims)
+        array = numbers(f"{name} of graph {graph}", values, dims)
         if prepared and (array.dtype, array.shape[-1]) != (prepared[0].dtype, prepared[0].shape[-1]):
             raise InputError(
                 f"{name} of graph {graph} is {array.dtype} (..., {array.shape[-1]}); expected {prepared[0].dtype} "
@@ -275,15 +269,6 @@ def _part(name: str, arrays: list[Any], dims: str) -> list[np.ndarray]:
             )
         prepared.append(array)
     return prepared
-
-
-def _numbers(name: str, values: Any, dims: str) -> np.ndarray:
-    """C-contiguous float32, float64 or int64."""
-    array = np.asarray(values)
-    array = array.astype(np.int64, copy=False) if array.dtype.kind in "iub" else floating(name, array)
-    if array.ndim != len(dims.split()):
-        raise InputError(f"{name} has shape {array.shape}; expected ({', '.join(dims.split())}).")
-    return np.ascontiguousarray(array)
 
 
 def _pairs(name: str, values: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from astrozoo.accel.threads import workers
 from astrozoo.errors import BackendUnavailableError
 from astrozoo.registry.names import suggest
 
@@ -87,17 +88,12 @@ def serve(kernel: str) -> Callable[..., Any]:
             kernel.
     """
     forced = _choice()
-    if forced == NUMPY:
-        return _references[kernel]
-    accelerators = _accelerators()
-    if forced is None:
-        return _serving(kernel, accelerators)[1]
-    accelerator = _named(forced, accelerators)
-    if kernel not in accelerator.kernels:
+    provider, function = _serving(kernel, _allowed(forced))
+    if forced not in (None, provider):
         raise BackendUnavailableError(
             f"accelerator {forced!r} has no kernel {kernel!r}; unset {_VARIABLE}, or set it to numpy."
         )
-    return accelerator.kernels[kernel]
+    return function
 
 
 def info() -> AccelInfo:
@@ -106,12 +102,8 @@ def info() -> AccelInfo:
     Raises:
         BackendUnavailableError: As `serve`.
     """
-    from astrozoo.accel.threads import workers
-
     forced = _choice()
-    accelerators: Mapping[str, Accelerator] = {} if forced == NUMPY else _accelerators()
-    if forced is not None and forced != NUMPY:
-        accelerators = {forced: _named(forced, accelerators)}
+    accelerators = _allowed(forced)
     providers = {kernel: _serving(kernel, accelerators)[0] for kernel in _references}
     versions = {name: str(getattr(item, "version", "")) for name, item in accelerators.items()}
     return AccelInfo(providers, versions, forced, workers(None))
@@ -127,8 +119,7 @@ def using(provider: str) -> Iterator[None]:
     Raises:
         BackendUnavailableError: It is not installed.
     """
-    if provider != NUMPY:
-        _named(provider, _accelerators())
+    _allowed(provider)
     token = _forced.set(provider)
     try:
         yield
@@ -147,12 +138,18 @@ def _serving(kernel: str, accelerators: Mapping[str, Accelerator]) -> tuple[str,
     return NUMPY, _references[kernel]
 
 
-def _named(name: str, accelerators: Mapping[str, Accelerator]) -> Accelerator:
-    if name not in accelerators:
-        hint = suggest(name, [NUMPY, *accelerators, *_INSTALL])
-        install = f" To install it: {_INSTALL[name]}." if name in _INSTALL else ""
-        raise BackendUnavailableError(f"accelerator {name!r} was asked for and is not installed.{install}{hint}")
-    return accelerators[name]
+def _allowed(forced: str | None) -> Mapping[str, Accelerator]:
+    """The accelerators that may serve: all that are installed, the one that is forced, or none for `numpy`."""
+    if forced == NUMPY:
+        return {}  # they are not even looked for: one of them may be broken
+    accelerators = _accelerators()
+    if forced is None:
+        return accelerators
+    if forced not in accelerators:
+        hint = suggest(forced, [NUMPY, *accelerators, *_INSTALL])
+        install = f" To install it: {_INSTALL[forced]}." if forced in _INSTALL else ""
+        raise BackendUnavailableError(f"accelerator {forced!r} was asked for and is not installed.{install}{hint}")
+    return {forced: accelerators[forced]}
 
 
 def _accelerators() -> Mapping[str, Accelerator]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from astrozoo.accel.arrays import floating
+from astrozoo.accel.arrays import floating, runs
 from astrozoo.accel.dispatch import reference, serve
 from astrozoo.accel.threads import workers
 from astrozoo.errors import InputError
@@ -139,7 +139,7 @@ def _medians(values: np.ndarray, start: np.ndarray, end: np.ndarray, otherwise: 
     size = end - start
     first = np.cumsum(size) - size
     piece = np.repeat(np.arange(len(size)), size)
-    members = values[np.arange(size.sum()) + np.repeat(start - first, size)].astype(np.float64)
+    members = values[runs(start, size)].astype(np.float64)
     ordered = np.append(members[np.lexsort((members, piece))], otherwise)
     empty = size == 0
     middle = [np.where(empty, len(members), first + place) for place in ((size - 1) // 2, size // 2)]

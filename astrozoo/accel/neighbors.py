@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from astrozoo.accel.arrays import floating
+from astrozoo.accel.arrays import floating, runs, whole
 from astrozoo.accel.dispatch import reference, serve
 from astrozoo.accel.threads import workers
 from astrozoo.errors import InputError
@@ -149,18 +149,14 @@ def _pairs(order: np.ndarray, begin: np.ndarray, end: np.ndarray) -> Iterator[tu
         before = total[first - 1] if first else 0
         last = max(first + 1, int(np.searchsorted(total, before + _CANDIDATES, side="right")))
         part = counts[first:last]
-        # Numbers from `begin` on within each run: what the running number exceeds the start of the run by.
-        shift = begin[first:last] - (total[first:last] - part - before)
-        yield np.repeat(order[first:last], part), order[np.arange(part.sum()) + np.repeat(shift, part)]
+        yield np.repeat(order[first:last], part), order[runs(begin[first:last], part)]
         first = last
 
 
 def _sizes(sizes: ArrayLike | None, points: int) -> np.ndarray:
     if sizes is None:
         return np.array([points])
-    array = np.asarray(sizes)
-    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise InputError(f"sizes is {array.dtype} {array.shape}; expected whole numbers (graph,).")
+    array = whole("sizes", sizes, "graph")
     if (array < 0).any() or array.sum() != points:
         raise InputError(f"sizes are {array.tolist()[:10]}, {array.sum()} points in all; expected {points} in all.")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    return array

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from astrozoo.accel.arrays import floating
+from astrozoo.accel.arrays import floating, runs
 from astrozoo.accel.cells import latitude_overlaps, longitude_overlaps
 from astrozoo.accel.dispatch import reference, serve
 from astrozoo.accel.threads import workers
@@ -111,8 +111,8 @@ def _weighted(values: np.ndarray, first: np.ndarray, start: np.ndarray, weights:
     shape[axis] = len(first)
     sums = np.zeros(shape)
     if weights.size:
-        cell = np.repeat(first - start[:-1], count) + np.arange(len(weights))
-        chosen = np.take(values, cell, axis=axis, mode="wrap") * (weights if axis == 1 else weights[:, None])
+        cells = np.take(values, runs(first, count), axis=axis, mode="wrap")
+        chosen = cells * (weights if axis == 1 else weights[:, None])
         some = count > 0
         sums[(slice(None),) * axis + (some,)] = np.add.reduceat(chosen, start[:-1][some], axis=axis)
     return sums

@@ -8,7 +8,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from astrozoo.accel.arrays import floating
+from astrozoo.accel.arrays import floating, runs
 from astrozoo.accel.dispatch import reference, serve
 from astrozoo.accel.grids import increasing
 from astrozoo.accel.threads import workers
@@ -112,7 +112,7 @@ def _rebin_flux(
     start = np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64)
     # One entry for each pair of a new bin and an old one that it overlaps, in order.
     bin_of = np.repeat(np.arange(len(first)), count)
-    index = np.arange(count.sum()) - np.repeat(start - first, count)
+    index = runs(first, count)
     overlap = np.minimum(old[index + 1], high[bin_of]) - np.maximum(old[index], low[bin_of])
     weight = overlap / (high - low)[bin_of]
 

@@ -163,9 +163,13 @@ class Comparison:
         metric: Metric = "seconds",
     ) -> Target:
         """Hold `ratio(subject, peer)` to a limit; "20x faster than timm" is `target_ratio("timm", us, at_least=20)`."""
-        what = "time" if metric == "seconds" else "peak memory"
         value = self.ratio(subject, peer, metric).value
-        return self.target(f"{what} of {subject} over {peer}", value, at_most=at_most, at_least=at_least)
+        return self.target(_ratio_label(subject, peer, metric), value, at_most=at_most, at_least=at_least)
+
+    def ratio_target(self, subject: str, peer: str, metric: Metric = "seconds") -> Target | None:
+        """What `target_ratio` held this ratio to; None where it was not."""
+        label = _ratio_label(subject, peer, metric)
+        return next((target for target in self.targets if target.label == label), None)
 
     def target_difference(
         self, subject: str, peer: str, *, at_most: float | None = None, at_least: float | None = None
@@ -359,6 +363,10 @@ def report(comparisons: Sequence[Comparison], *, json_file: str | None = None, s
         for target in comparison.targets:
             console.print(str(target), style="green" if target.met else "bold red", markup=False)
     return met
+
+
+def _ratio_label(subject: str, peer: str, metric: Metric) -> str:
+    return f"{'time' if metric == 'seconds' else 'peak memory'} of {subject} over {peer}"
 
 
 def _schedule(names: list[str], rounds: int, warmup: int, seed: int) -> Iterable[tuple[int, str]]:

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Dataset
 
 from astrozoo import accel
-from astrozoo.accel.arrays import floating
+from astrozoo.accel.arrays import floating, numbers
 from astrozoo.attention import Graph as Geometry
 from astrozoo.batch import Batch
 from astrozoo.errors import InputError
@@ -162,12 +162,7 @@ def graph_geometry(batch: Batch) -> Geometry:
 
 
 def _array(name: str, values: Any, dims: str) -> np.ndarray:
-    """C-contiguous float32, float64 or int64."""
-    array = np.asarray(values.detach() if isinstance(values, torch.Tensor) else values)
-    array = array.astype(np.int64, copy=False) if array.dtype.kind in "iub" else floating(f"Graph.{name}", array)
-    if array.ndim != len(dims.split()):
-        raise InputError(f"Graph.{name} has shape {array.shape}; expected ({', '.join(dims.split())}).")
-    return np.ascontiguousarray(array)
+    return numbers(f"Graph.{name}", values.detach() if isinstance(values, torch.Tensor) else values, dims)
 
 
 def _store(graphs: Sequence[Graph]) -> accel.GraphStore:

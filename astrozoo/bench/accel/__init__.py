@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator
 
 from astrozoo.bench.accel.case import OURS, Case
 from astrozoo.bench.accel.floors import Machine, measure_machine
-from astrozoo.bench.accel.picture import need_matplotlib, plot
+from astrozoo.bench.accel.picture import plot
 from astrozoo.bench.accel.table import write_table
+from astrozoo.bench.drawing import need_matplotlib
 from astrozoo.bench.harness import Comparison, measure
 from astrozoo.errors import ConfigError
 from astrozoo.readable import format_seconds

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from astrozoo.bench.accel.case import OURS
-from astrozoo.bench.attention.plot import need_matplotlib
+from astrozoo.bench.drawing import new_figure
 from astrozoo.bench.harness import Comparison
 
-__all__ = ["need_matplotlib", "plot"]
+__all__ = ["plot"]
 
 
 def plot(comparisons: Iterable[Comparison], file: str | Path) -> None:
@@ -19,16 +19,12 @@ def plot(comparisons: Iterable[Comparison], file: str | Path) -> None:
         comparisons: Tables of times, ours first.
         file: Where the PNG goes.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     bars = [
         (comparison, peer, comparison.ratio(peer, OURS))
         for comparison in comparisons
         for peer in list(comparison.samples)[1:]
     ]
-    figure = Figure(figsize=(11, 1 + 0.42 * len(bars)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 1 + 0.42 * len(bars))
     axis = figure.subplots()
     kernels = list(dict.fromkeys(comparison.title.partition(":")[0] for comparison, _, _ in bars))
     labels = []
@@ -38,9 +34,8 @@ def plot(comparisons: Iterable[Comparison], file: str | Path) -> None:
         spread = [[max(ratio.value - ratio.low, 0.0)], [max(ratio.high - ratio.value, 0.0)]]
         axis.barh(place, ratio.value, xerr=spread, color=f"C{kernels.index(kernel) % 10}", ecolor="0.3", height=0.7)
         axis.annotate(f" {ratio.value:.3g}x", (max(ratio.high, ratio.value), place), va="center", fontsize="small")
-        for target in comparison.targets:
-            if target.label == f"time of {peer} over {OURS}":
-                axis.plot([target.limit] * 2, [place - 0.4, place + 0.4], color="black", linewidth=2)
+        if target := comparison.ratio_target(peer, OURS):
+            axis.plot([target.limit] * 2, [place - 0.4, place + 0.4], color="black", linewidth=2)
     axis.set(
         yticks=range(len(bars)), yticklabels=labels, xscale="log", xlabel="time of the peer / ours (black: target)"
     )

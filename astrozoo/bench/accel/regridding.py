@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from astrozoo import accel
+from astrozoo.accel.arrays import runs
 from astrozoo.accel.cells import Overlaps, latitude_overlaps, longitude_overlaps
 from astrozoo.bench.accel.case import Case, Floor, Peer, Setup
 
@@ -39,8 +40,8 @@ def _regrid(
 
     def matrix(overlaps: Overlaps, size: int) -> sparse.csr_matrix:
         count = np.diff(overlaps.start)
-        cell = np.repeat(overlaps.first - overlaps.start[:-1], count) + np.arange(len(overlaps.weights))
-        return sparse.csr_matrix((overlaps.weights, cell % size, overlaps.start), shape=(len(count), size))
+        cell = runs(overlaps.first, count) % size
+        return sparse.csr_matrix((overlaps.weights, cell, overlaps.start), shape=(len(count), size))
 
     rows, columns = latitude_overlaps(lat, to_lat), longitude_overlaps(lon, to_lon)
     weights = sparse.kron(matrix(rows, source[0]), matrix(columns, source[1]), format="csr")

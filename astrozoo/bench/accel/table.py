@@ -21,10 +21,9 @@ def write_table(comparisons: Iterable[Comparison], file: str | Path) -> None:
     ]
     for comparison in comparisons:
         kernel, _, size = comparison.title.partition(": ")
-        targets = {target.label: target for target in comparison.targets}
         ours = format_seconds(comparison.samples[OURS].median())
         for peer in list(comparison.samples)[1:]:
-            target = targets.get(f"time of {peer} over {OURS}")
+            target = comparison.ratio_target(peer, OURS)
             promise = "" if target is None else f"{target.limit:g}x, {'met' if target.met else 'missed'}"
             time = format_seconds(comparison.samples[peer].median())
             lines.append(

@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> list[Comparison]:
     """The tables asked for, each held to its targets; writes the picture."""
     from astrozoo.bench.attention.plan import Plan
-    from astrozoo.bench.attention.plot import need_matplotlib, plot
+    from astrozoo.bench.attention.plot import plot
+    from astrozoo.bench.drawing import need_matplotlib
 
     if args.plot:
         need_matplotlib()

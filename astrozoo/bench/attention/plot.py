@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from astrozoo.bench.attention.table import Rows
+from astrozoo.bench.drawing import new_figure
 from astrozoo.bench.harness import Comparison
-from astrozoo.errors import BackendUnavailableError
 
-__all__ = ["need_matplotlib", "plot"]
+__all__ = ["plot"]
 
 _WAY = "forward+backward"
-
-
-def need_matplotlib() -> None:
-    """Raise a `BackendUnavailableError` where there is nothing to draw with, before anything is measured."""
-    if find_spec("matplotlib") is None:
-        raise BackendUnavailableError("--plot draws with matplotlib; pip install 'astrozoo[plot]'.")
 
 
 def plot(comparisons: Iterable[Comparison], file: str | Path) -> None:
@@ -29,17 +22,13 @@ def plot(comparisons: Iterable[Comparison], file: str | Path) -> None:
         comparisons: Tables of times; others are passed over.
         file: Where the PNG goes.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
     for row in (row for comparison in comparisons if isinstance(comparison, Rows) for row in comparison.rows):
         if _WAY in row and row["table"] != "layers":
             causal = "causal" if row["causal"] else "not causal"
             panel = panels.setdefault(f"{row['dtype']}, heads of {row['head_dim']}, {causal}", {})
             panel.setdefault(row["name"], {})[row["tokens"]] = row  # flash is in two tables
-    figure = Figure(figsize=(7 * max(len(panels), 1), 11), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7 * max(len(panels), 1), 11)
     axes = figure.subplots(2, max(len(panels), 1), squeeze=False)
     names = sorted({name for panel in panels.values() for name in panel})
     for column, (title, panel) in enumerate(panels.items()):
