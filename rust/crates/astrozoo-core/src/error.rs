@@ -16,6 +16,15 @@ impl Error {
     pub fn require(met: bool, message: impl FnOnce() -> String) -> Result<(), Self> {
         if met { Ok(()) } else { Err(Self(message())) }
     }
+
+    /// `Ok` if an array of these sizes has so many values.
+    pub fn require_fill(values: usize, sizes: &[usize]) -> Result<(), Self> {
+        let product = sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+        Self::require(product == Some(values), || {
+            let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
+            format!("{values} values do not fill {}", sizes.join(" x "))
+        })
+    }
 }
 
 impl fmt::Display for Error {

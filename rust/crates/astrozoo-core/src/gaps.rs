@@ -35,10 +35,9 @@ pub fn fill_gaps<T: Float>(
     max_gap: f64,
     threads: usize,
 ) -> Result<(), Error> {
-    let size = outer.checked_mul(times.len()).and_then(|size| size.checked_mul(inner));
-    Error::require(size == Some(values.len()) && values.len() == filled.len(), || {
-        format!("{} values and {} filled ones are not {outer} x {} x {inner}", values.len(), filled.len(), times.len())
-    })?;
+    for length in [values.len(), filled.len()] {
+        Error::require_fill(length, &[outer, times.len(), inner])?;
+    }
     if values.is_empty() {
         return Ok(());
     }

@@ -152,13 +152,8 @@ fn check<T>(
 ) -> Result<Vec<Origin>, Error> {
     let [times, channels, lats, lons] = cube.shape;
     let samples = places.times.len();
-    let product = |sizes: &[usize]| sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
-    Error::require(product(&cube.shape) == Some(cube.values.len()), || {
-        format!("{} values do not fill a cube of {:?}", cube.values.len(), cube.shape)
-    })?;
-    Error::require(product(&[samples, 1 + usize::from(mask), channels, height, width]) == Some(written), || {
-        format!("a batch of {written} values is not {samples} crops of {height} x {width} with {channels} channels")
-    })?;
+    Error::require_fill(cube.values.len(), &cube.shape)?;
+    Error::require_fill(written, &[samples, 1 + usize::from(mask), channels, height, width])?;
     let Places { lats: firsts, lons: wests, flip_lat, flip_lon, .. } = places;
     let each = [firsts.len(), wests.len(), flip_lat.len(), flip_lon.len()];
     Error::require(each.iter().all(|&length| length == samples), || {

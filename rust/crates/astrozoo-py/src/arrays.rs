@@ -45,13 +45,40 @@ macro_rules! plain {
 plain!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64);
 
 /// An array whose values are whatever was in its memory, for a kernel that writes all of them.
-///
-/// NumPy makes it: it asks the system for large pages, and uses memory again that it has, which costs no page faults.
 pub fn empty<'py, T: Plain, D: Dimension>(
     py: Python<'py>,
     shape: impl IntoPyObject<'py>,
 ) -> PyResult<Bound<'py, PyArray<T, D>>> {
     static EMPTY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let array = EMPTY.import(py, "numpy", "empty")?.call1((shape, T::get_dtype(py)))?;
+    by_numpy(EMPTY.import(py, "numpy", "empty")?, shape)
+}
+
+/// An array of zeros.
+pub fn zeros<'py, T: Element, D: Dimension>(
+    py: Python<'py>,
+    shape: impl IntoPyObject<'py>,
+) -> PyResult<Bound<'py, PyArray<T, D>>> {
+    static ZEROS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    by_numpy(ZEROS.import(py, "numpy", "zeros")?, shape)
+}
+
+/// NumPy makes arrays: it asks the system for large pages, uses memory again that it has, which costs no page faults, and
+/// having none left is a `MemoryError`.
+fn by_numpy<'py, T: Element, D: Dimension>(
+    maker: &Bound<'py, PyAny>,
+    shape: impl IntoPyObject<'py>,
+) -> PyResult<Bound<'py, PyArray<T, D>>> {
+    let array = maker.call1((shape, T::get_dtype(maker.py())))?;
     Ok(array.cast_into::<PyArray<T, D>>()?)
 }
+
+/// `$body` with the array of either precision as `$name`.
+macro_rules! in_either {
+    ($array:expr, $name:ident => $body:expr) => {
+        match $array {
+            $crate::arrays::Real::Single($name) => $body,
+            $crate::arrays::Real::Double($name) => $body,
+        }
+    };
+}
+pub(crate) use in_either;

@@ -1,6 +1,6 @@
 //! Bindings of `astrozoo_core::detrending`.
 
-use crate::arrays::{Real, refused};
+use crate::arrays::{Real, in_either, refused};
 use astrozoo_core::Error;
 use astrozoo_core::detrending as core;
 use astrozoo_core::float::Float;
@@ -27,14 +27,7 @@ fn median_filter_time<'py>(
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
     let window = core::Window { length: window, break_tolerance, edge_cutoff };
     let time = time.as_slice()?;
-    match flux {
-        Real::Single(flux) => {
-            trend(py, &flux, |values, curves| core::median_filter_time(time, values, curves, window, threads))
-        }
-        Real::Double(flux) => {
-            trend(py, &flux, |values, curves| core::median_filter_time(time, values, curves, window, threads))
-        }
-    }
+    in_either!(flux, flux => trend(py, &flux, |values, curves| core::median_filter_time(time, values, curves, window, threads)))
 }
 
 /// Biweight location of `flux[curve, time]` in a window of time around each cadence.
@@ -53,14 +46,7 @@ fn biweight_detrend<'py>(
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
     let window = core::Window { length: window, break_tolerance, edge_cutoff };
     let time = time.as_slice()?;
-    match flux {
-        Real::Single(flux) => {
-            trend(py, &flux, |values, curves| core::biweight_detrend(time, values, curves, window, cval, threads))
-        }
-        Real::Double(flux) => {
-            trend(py, &flux, |values, curves| core::biweight_detrend(time, values, curves, window, cval, threads))
-        }
-    }
+    in_either!(flux, flux => trend(py, &flux, |values, curves| core::biweight_detrend(time, values, curves, window, cval, threads)))
 }
 
 /// Run a kernel without the interpreter lock; its result has the shape of the flux.

@@ -1,11 +1,11 @@
 //! Binding of `astrozoo_core::fits`.
 
+use crate::arrays::{empty, zeros};
 use astrozoo_core::fits::{Column, FitsError, Header, Kind, Slots, Source, Table, Value, Wanted};
-use numpy::{Element, PyArray1, PyArrayMethods, PyReadwriteArray1};
+use numpy::{Ix1, PyArrayMethods, PyReadwriteArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use std::path::PathBuf;
 
@@ -110,15 +110,15 @@ fn keywords<'py>(py: Python<'py>, header: &Header) -> PyResult<Bound<'py, PyDict
 }
 
 macro_rules! rooms {
-    ($($name:ident($type:ty) = $($kind:pat_param)|+, $dtype:literal;)*) => {
-        /// An array of NumPy that is being filled: NumPy's memory comes in large pages where there are some, and having
-        /// none left is a `MemoryError`.
+    ($($name:ident($type:ty) = $($kind:pat_param)|+, $maker:ident;)*) => {
+        /// An array of NumPy that is being filled. Every element is written before anybody reads it; truth values begin as
+        /// zeros all the same, as other bytes would be none.
         enum Room<'py> { $($name(PyReadwriteArray1<'py, $type>),)* }
 
         impl<'py> Room<'py> {
             fn new(py: Python<'py>, column: &Column, rows: usize) -> PyResult<Self> {
                 let elements = column.per_row.saturating_mul(rows);
-                match column.kind { $($($kind)|+ => Ok(Self::$name(room(py, elements, $dtype)?)),)* }
+                match column.kind { $($($kind)|+ => Ok(Self::$name($maker::<$type, Ix1>(py, elements)?.try_readwrite()?)),)* }
             }
 
             fn slots(&mut self) -> PyResult<Slots<'_>> {
@@ -133,17 +133,17 @@ macro_rules! rooms {
 }
 
 rooms! {
-    Bool(bool) = Kind::Bool, "?";
-    I8(i8) = Kind::I8, "i1";
-    U8(u8) = Kind::U8, "u1";
-    I16(i16) = Kind::I16, "i2";
-    U16(u16) = Kind::U16, "u2";
-    I32(i32) = Kind::I32, "i4";
-    U32(u32) = Kind::U32 | Kind::Text(_), "u4";
-    I64(i64) = Kind::I64, "i8";
-    U64(u64) = Kind::U64, "u8";
-    F32(f32) = Kind::F32 | Kind::Complex32, "f4";
-    F64(f64) = Kind::F64 | Kind::Complex64, "f8";
+    Bool(bool) = Kind::Bool, zeros;
+    I8(i8) = Kind::I8, empty;
+    U8(u8) = Kind::U8, empty;
+    I16(i16) = Kind::I16, empty;
+    U16(u16) = Kind::U16, empty;
+    I32(i32) = Kind::I32, empty;
+    U32(u32) = Kind::U32 | Kind::Text(_), empty;
+    I64(i64) = Kind::I64, empty;
+    U64(u64) = Kind::U64, empty;
+    F32(f32) = Kind::F32 | Kind::Complex32, empty;
+    F64(f64) = Kind::F64 | Kind::Complex64, empty;
 }
 
 impl<'py> Room<'py> {
@@ -163,13 +163,4 @@ impl<'py> Room<'py> {
         let shape: Vec<usize> = std::iter::once(rows).chain(column.shape.iter().copied()).collect();
         array.call_method1(intern!(py, "reshape"), (PyTuple::new(py, shape)?,))
     }
-}
-
-/// Every element is written before anybody reads it. Truth values begin as zeros all the same: other bytes would be none.
-fn room<'py, T: Element>(py: Python<'py>, elements: usize, dtype: &str) -> PyResult<PyReadwriteArray1<'py, T>> {
-    static EMPTY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    static ZEROS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let (maker, name) = if dtype == "?" { (&ZEROS, "zeros") } else { (&EMPTY, "empty") };
-    let array = maker.import(py, "numpy", name)?.call1((elements, dtype))?;
-    Ok(array.cast_into::<PyArray1<T>>()?.try_readwrite()?)
 }

@@ -1,6 +1,6 @@
 //! Bindings of `astrozoo_core::folding`.
 
-use crate::arrays::{Real, refused};
+use crate::arrays::{Real, in_either, refused};
 use astrozoo_core::Error;
 use astrozoo_core::float::Float;
 use astrozoo_core::folding as core;
@@ -46,14 +46,7 @@ fn fold_views<'py>(
         .enumerate()
         .map(|(i, &bins)| core::View { bins, half: &half[row(i)], width: &width[row(i)] })
         .collect();
-    match flux {
-        Real::Single(flux) => {
-            fold_views_of(py, time.as_slice()?, flux.as_slice()?, &candidates, &views, normalise, threads)
-        }
-        Real::Double(flux) => {
-            fold_views_of(py, time.as_slice()?, flux.as_slice()?, &candidates, &views, normalise, threads)
-        }
-    }
+    in_either!(flux, flux => fold_views_of(py, time.as_slice()?, flux.as_slice()?, &candidates, &views, normalise, threads))
 }
 
 fn fold_views_of<'py, T: Float + Element>(

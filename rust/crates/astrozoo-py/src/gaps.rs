@@ -1,6 +1,6 @@
 //! Binding of `astrozoo_core::gaps`.
 
-use crate::arrays::{Plain, Real, empty, refused};
+use crate::arrays::{Plain, Real, empty, in_either, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::gaps as core;
 use numpy::{Ix3, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArray, PyUntypedArrayMethods};
@@ -20,10 +20,7 @@ fn fill_gaps<'py>(
     max_gap: f64,
     threads: usize,
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
-    match values {
-        Real::Single(values) => fill_gaps_of(py, &values, &times, max_gap, threads),
-        Real::Double(values) => fill_gaps_of(py, &values, &times, max_gap, threads),
-    }
+    in_either!(values, values => fill_gaps_of(py, &values, &times, max_gap, threads))
 }
 
 fn fill_gaps_of<'py, T: Float + Plain>(

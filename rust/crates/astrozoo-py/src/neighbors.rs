@@ -1,11 +1,9 @@
 //! Bindings of `astrozoo_core::neighbors`.
 
-use crate::arrays::{Real, refused};
+use crate::arrays::{Plain, Real, empty, in_either, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::neighbors::{Options, RadiusGraph};
-use numpy::{
-    Element, Ix2, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
-};
+use numpy::{Ix1, Ix2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -26,13 +24,10 @@ fn radius_graph<'py>(
     threads: usize,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let options = Options { radius, loops: loop_, most };
-    match positions {
-        Real::Single(positions) => radius_graph_of(py, &positions, sizes.as_slice()?, options, threads),
-        Real::Double(positions) => radius_graph_of(py, &positions, sizes.as_slice()?, options, threads),
-    }
+    in_either!(positions, positions => radius_graph_of(py, &positions, sizes.as_slice()?, options, threads))
 }
 
-fn radius_graph_of<'py, T: Float + Element>(
+fn radius_graph_of<'py, T: Float + Plain>(
     py: Python<'py>,
     positions: &PyReadonlyArray2<'py, T>,
     sizes: &[i64],
@@ -46,9 +41,8 @@ fn radius_graph_of<'py, T: Float + Element>(
     // A negative size becomes a huge one, which fits no positions.
     let sizes: Vec<usize> = sizes.iter().map(|&size| usize::try_from(size).unwrap_or(usize::MAX)).collect();
     let graph = py.detach(|| RadiusGraph::new(slice, &sizes, options, threads)).map_err(refused)?;
-    // NumPy gets large arrays in large pages, which take far fewer faults to fill.
-    let edges = PyArray2::<i64>::zeros(py, [2, graph.edges()], false);
-    let distances = PyArray1::<T>::zeros(py, [graph.edges()], false);
+    let edges = empty::<i64, Ix2>(py, (2, graph.edges()))?;
+    let distances = empty::<T, Ix1>(py, graph.edges())?;
     {
         let (mut edges, mut distances) = (edges.readwrite(), distances.readwrite());
         let (edges, distances) = (edges.as_slice_mut()?, distances.as_slice_mut()?);

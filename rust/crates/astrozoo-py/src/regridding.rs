@@ -1,6 +1,6 @@
 //! Bindings of `astrozoo_core::regridding`.
 
-use crate::arrays::{Real, refused};
+use crate::arrays::{Real, in_either, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::regridding as core;
 use numpy::{
@@ -35,10 +35,7 @@ fn regrid_conservative<'py>(
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
     let rows = (lat_first.as_slice()?, lat_start.as_slice()?, lat_weights.as_slice()?);
     let columns = (lon_first.as_slice()?, lon_start.as_slice()?, lon_weights.as_slice()?);
-    match values {
-        Real::Single(values) => regrid(py, &values, rows, columns, least, threads),
-        Real::Double(values) => regrid(py, &values, rows, columns, least, threads),
-    }
+    in_either!(values, values => regrid(py, &values, rows, columns, least, threads))
 }
 
 fn regrid<'py, T: Float + Element>(

@@ -1,7 +1,7 @@
 //! Bindings of `astrozoo_core::spectra`. Results are arrays that NumPy allocates, in huge pages where they are large:
 //! touching small ones for the first time would take longer than the kernels.
 
-use crate::arrays::{Plain, Real, empty, refused};
+use crate::arrays::{Plain, Real, empty, in_either, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::spectra as core;
 use numpy::{Ix2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
@@ -76,10 +76,7 @@ fn convolve_lsf<'py>(
     threads: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
     let grid = (wavelength.as_slice()?, sigma.as_slice()?);
-    match flux {
-        Real::Single(flux) => convolve_lsf_of(py, grid, &flux, truncate, threads),
-        Real::Double(flux) => convolve_lsf_of(py, grid, &flux, truncate, threads),
-    }
+    in_either!(flux, flux => convolve_lsf_of(py, grid, &flux, truncate, threads))
 }
 
 fn convolve_lsf_of<'py, T: Float + Plain>(

@@ -1,6 +1,6 @@
 //! Bindings of `astrozoo_core::statistics`.
 
-use crate::arrays::{Real, refused};
+use crate::arrays::{Real, in_either, refused};
 use astrozoo_core::float::Float;
 use astrozoo_core::statistics as core;
 use numpy::{
@@ -18,10 +18,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyfunction]
 #[pyo3(signature = (values, threads, /))]
 fn nan_stats<'py>(py: Python<'py>, values: Real<'py, Ix3>, threads: usize) -> PyResult<Bound<'py, PyTuple>> {
-    match values {
-        Real::Single(values) => nan_stats_of(py, &values, threads),
-        Real::Double(values) => nan_stats_of(py, &values, threads),
-    }
+    in_either!(values, values => nan_stats_of(py, &values, threads))
 }
 
 fn nan_stats_of<'py, T: Float + Element>(
@@ -50,10 +47,7 @@ fn quantiles<'py>(
     q: PyReadonlyArray1<'py, f64>,
     threads: usize,
 ) -> PyResult<Bound<'py, PyArray2<f64>>> {
-    match values {
-        Real::Single(values) => quantiles_of(py, &values, &q, threads),
-        Real::Double(values) => quantiles_of(py, &values, &q, threads),
-    }
+    in_either!(values, values => quantiles_of(py, &values, &q, threads))
 }
 
 fn quantiles_of<'py, T: core::Ordered + Element>(

@@ -64,9 +64,7 @@ pub fn detrend<T: Float>(
     fill: impl Fn(Piece<'_, T>) + Sync,
 ) -> Result<Vec<T>, Error> {
     let cadences = time.len();
-    Error::require(curves.checked_mul(cadences) == Some(flux.len()), || {
-        format!("{} values do not fill {curves} x {cadences}", flux.len())
-    })?;
+    Error::require_fill(flux.len(), &[curves, cadences])?;
     Error::require(time.iter().all(|t| t.is_finite()) && time.is_sorted(), || {
         "time has to be finite and ascend".into()
     })?;

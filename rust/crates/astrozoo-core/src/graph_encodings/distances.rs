@@ -25,8 +25,7 @@ const GRAIN: usize = 1 << 14;
 /// `out` has another size.
 pub fn distances<T: Float>(arcs: &Arcs, limit: f64, out: &mut [T], threads: usize) -> Result<(), Error> {
     let most = arcs.most();
-    let size = most.checked_mul(most).and_then(|pairs| pairs.checked_mul(arcs.graphs()));
-    Error::require(size == Some(out.len()), || format!("{} places are not for {most} nodes squared", out.len()))?;
+    Error::require_fill(out.len(), &[arcs.graphs(), most, most])?;
     let work = |nodes: usize, arcs: usize| nodes.saturating_mul(nodes + arcs);
     let tasks = arcs.tasks(GRAIN, work);
     let parts = arcs.parts(&tasks, out, |_| most, most);

@@ -47,10 +47,11 @@ pub fn hops(
 ) -> Result<(), Error> {
     let nodes = nodes(sizes)?;
     let most = nodes.windows(2).map(|graph| graph[1] - graph[0]).max().unwrap_or(0);
-    let size = most.checked_mul(most).and_then(|pairs| pairs.checked_mul(sizes.len()));
-    Error::require(size == Some(out.len()), || format!("{} places are not for {most} nodes squared", out.len()))?;
-    let runs = EdgeRuns::new(edges, &nodes);
-    let arcs = if runs.is_none() { Some(Arcs::new(edges, sizes, None, direction)?) } else { None };
+    Error::require_fill(out.len(), &[sizes.len(), most, most])?;
+    let source = match EdgeRuns::new(edges, &nodes) {
+        Some(runs) => Source::Runs(runs),
+        None => Source::Sorted(Arcs::new(edges, sizes, None, direction)?),
+    };
     if out.is_empty() {
         return Ok(());
     }
@@ -61,16 +62,23 @@ pub fn hops(
         let (mut steps, mut bits) = (Steps::default(), Bits::default());
         for (graph, out) in part.chunks_mut(most * most).enumerate() {
             let graph = task * graphs + graph;
-            match (&runs, &arcs) {
-                (Some(runs), _) => runs.enter(graph, direction, &mut steps)?,
-                (None, Some(arcs)) => steps.enter(arcs.graph(graph)),
-                (None, None) => {}
+            match &source {
+                Source::Runs(runs) => runs.enter(graph, direction, &mut steps)?,
+                Source::Sorted(arcs) => steps.enter(arcs.graph(graph)),
             }
             of_graph(&steps, &mut bits, most, limit, out);
         }
         Ok(())
     });
     done.into_iter().collect()
+}
+
+/// Where the arcs of a graph come from.
+enum Source<'a> {
+    /// Its own edges, which lie next to each other.
+    Runs(EdgeRuns<'a>),
+    /// All edges, sorted together.
+    Sorted(Arcs),
 }
 
 /// Edges of a batch in which those of a graph lie next to each other.
@@ -215,15 +223,8 @@ fn search<const WORDS: usize>(
                 continue;
             }
             let word = place * WORDS + word;
-            let mut spread = [0; 64];
-            for (half, spread) in spread.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-                let part = |bits: u64| (bits >> (32 * half)) as u32;
-                set(spread, !part(seen[word]), -1);
-                for bit in 0..count {
-                    set(spread, part(planes[bit * size + word]), 1 << bit);
-                }
-            }
-            columns.copy_from_slice(&spread[..columns.len()]);
+            let numbers = spread(seen[word], (0..count).map(|bit| planes[bit * size + word]));
+            columns.copy_from_slice(&numbers[..columns.len()]);
         }
     }
 }
@@ -248,9 +249,23 @@ fn advance<const WORDS: usize>(steps: &Steps, frontier: &[u64], new: &mut [u64])
     }
 }
 
+/// The hops of 64 pairs, from their bits, lowest first; -1 for those that were never seen.
+#[inline(always)]
+pub(super) fn spread(seen: u64, bits: impl Iterator<Item = u64> + Clone) -> [i32; 64] {
+    let mut numbers = [0; 64];
+    for (half, numbers) in numbers.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let part = |word: u64| (word >> (32 * half)) as u32;
+        set(numbers, !part(seen), -1);
+        for (bit, word) in bits.clone().enumerate() {
+            set(numbers, part(word), 1 << bit);
+        }
+    }
+    numbers
+}
+
 /// Set the bits of `value` in all numbers whose bit of `ones` is set.
 #[inline(always)]
-pub(super) fn set(numbers: &mut [i32; 32], ones: u32, value: i32) {
+fn set(numbers: &mut [i32; 32], ones: u32, value: i32) {
     for (number, bit) in numbers.iter_mut().zip(&ONE_BIT) {
         *number |= if ones & bit == 0 { 0 } else { value };
     }

@@ -1,7 +1,7 @@
 //! Hops within a graph of up to 64 nodes: one word for each node, in arrays of fixed size that stay in registers and the
 //! first cache level, without a bound to check.
 
-use super::hops::set;
+use super::hops::spread;
 use super::steps::Steps;
 use multiversion::multiversion;
 
@@ -52,16 +52,10 @@ pub fn search(steps: &Steps, most: usize, limit: u32, out: &mut [i32]) {
     }
     for (place, &node) in steps.order.iter().enumerate() {
         let row = &mut out[node as usize * most..][..most];
-        let mut spread = [0; NODES];
-        for (half, spread) in spread.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            let part = |bits: u64| (bits >> (32 * half)) as u32;
-            set(spread, !part(seen[place % NODES]), -1);
-            for (bit, plane) in planes[..used].iter().enumerate() {
-                set(spread, part(plane[place % NODES]), 1 << bit);
-            }
-        }
+        let place = place % NODES;
+        let numbers = spread(seen[place], planes[..used].iter().map(|plane| plane[place]));
         let (columns, rest) = row.split_at_mut(most.min(NODES));
-        columns.copy_from_slice(&spread[..columns.len()]);
+        columns.copy_from_slice(&numbers[..columns.len()]);
         rest.fill(-1);
     }
 }

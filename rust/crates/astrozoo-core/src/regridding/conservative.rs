@@ -39,11 +39,7 @@ pub fn regrid_conservative<T: Float>(
     least: f64,
     threads: usize,
 ) -> Result<Vec<T>, Error> {
-    let source = rows.size.checked_mul(columns.size);
-    let size = source.and_then(|source| source.checked_mul(fields));
-    Error::require(size == Some(values.len()), || {
-        format!("{} values do not fill {fields} x {} x {}", values.len(), rows.size, columns.size)
-    })?;
+    Error::require_fill(values.len(), &[fields, rows.size, columns.size])?;
     Error::require(rows.is_straight(), || "a run of rows goes around the end of the axis".into())?;
     let made = fields.checked_mul(rows.len()).and_then(|rows| rows.checked_mul(columns.len()));
     let made = made.ok_or_else(|| Error::new("the target grid is too large"))?;

@@ -77,10 +77,7 @@ pub fn nan_stats<T: Float>(
     (outer, kept, inner): (usize, usize, usize),
     threads: usize,
 ) -> Result<Vec<Moments<T>>, Error> {
-    let size = outer.checked_mul(kept).and_then(|size| size.checked_mul(inner));
-    Error::require(size == Some(values.len()), || {
-        format!("{} values do not fill {outer} x {kept} x {inner}", values.len())
-    })?;
+    Error::require_fill(values.len(), &[outer, kept, inner])?;
     if values.is_empty() {
         return Ok(vec![Moments::EMPTY; kept]);
     }

@@ -31,10 +31,7 @@ pub fn quantiles<T: Ordered>(
     q: &[f64],
     threads: usize,
 ) -> Result<Vec<f64>, Error> {
-    let size = outer.checked_mul(kept).and_then(|size| size.checked_mul(inner));
-    Error::require(size == Some(values.len()), || {
-        format!("{} values do not fill {outer} x {kept} x {inner}", values.len())
-    })?;
+    Error::require_fill(values.len(), &[outer, kept, inner])?;
     if let Some(wrong) = q.iter().find(|q| !(0.0..=1.0).contains(*q)) {
         return Err(Error::new(format!("quantile {wrong} is not from 0 to 1")));
     }
