@@ -30,7 +30,10 @@ def baselines_of(
     one coefficient per variable and level). Downscaling adds `bilinear` and `climatology_plus_bilinear_anomaly`.
     """
     mean = normalised_climatology(schema, climatology)
-    baselines: dict[str, Baseline] = {"climatology": lambda batch: _like(batch, mean)}
+    steps = () if schema.steps is None else (schema.steps,)
+    baselines: dict[str, Baseline] = {
+        "climatology": lambda batch: _to(mean, batch).expand(len(batch), *steps, *mean.shape)
+    }
     if schema.task == "downscale":
         offset = _bilinear_offset(schema)
         baselines["bilinear"] = lambda batch: _present(batch, len(mean)) + _to(offset, batch)
@@ -41,12 +44,18 @@ def baselines_of(
         )
     if schema.task == "forecast" and set(schema.targets) <= set(schema.inputs):
         channels = schema.channels(schema.inputs)
-        last = (schema.history - 1) * len(channels)
+        last = 0 if schema.steps else (schema.history - 1) * len(channels)
         places = [last + channels.index(channel) for channel in schema.channels(schema.targets)]
-        damping = _damping(train, mean, places)
-        baselines["persistence"] = lambda batch: batch.inputs["x"][:, places]
+
+        def present(batch: Batch) -> Tensor:
+            """`[batch, var, level, lat, lon]`; of a sequence `[batch, 1, var, level, lat, lon]`."""
+            x = batch.inputs["x"]
+            return x[:, -1:, places] if schema.steps else x[:, places]
+
+        damping = _damping(train, mean, present)
+        baselines["persistence"] = lambda batch: present(batch).expand(len(batch), *steps, *mean.shape)
         baselines["damped_persistence"] = lambda batch: (
-            _to(mean, batch) + _to(damping, batch) * (batch.inputs["x"][:, places] - _to(mean, batch))
+            _to(mean, batch) + _to(damping, batch) * (present(batch) - _to(mean, batch))
         )
     return baselines
 
@@ -61,18 +70,18 @@ def normalised_climatology(schema: FieldSchema, climatology: Mapping[str, np.nda
     return torch.from_numpy(np.nan_to_num(normal)).float()
 
 
-def _damping(train: FieldDataset, mean: Tensor, places: list[int]) -> Tensor:
-    """`[var, level, 1, 1]`: regression of the target's anomaly on the input's, by area, over known targets."""
+def _damping(train: FieldDataset, mean: Tensor, present: Baseline) -> Tensor:
+    """`[step?, var, level, 1, 1]`: regression of the target's anomaly on the present's, by area, over known targets."""
     weight = area_weights(train.lat)[:, None].double()
-    above = torch.zeros(*mean.shape[:2], 1, 1, dtype=torch.float64)
+    above = torch.zeros((), dtype=torch.float64)
     below = above.clone()
     for batch in DataLoader(train, batch_size=32, collate_fn=collate):
-        x = (batch.inputs["x"][:, places] - mean).double()
+        x = (present(batch) - mean).double()
         y = (batch.targets["y"] - mean).double()
         known = torch.isfinite(y) & torch.isfinite(x)
-        x, y = torch.where(known, x, 0.0), torch.where(known, y, 0.0)
-        above += (weight * x * y).sum(dim=(0, 3, 4))[..., None, None]
-        below += (weight * x * x).sum(dim=(0, 3, 4))[..., None, None]
+        x, y = torch.where(known, x, 0.0), torch.where(known, y, 0.0)  # [batch, step?, var, level, lat, lon]
+        above = above + (weight * x * y).sum(dim=(0, -2, -1))[..., None, None]
+        below = below + (weight * x * x).sum(dim=(0, -2, -1))[..., None, None]
     return torch.where(below > 0, above / below.clamp_min(1e-30), 0.0).float()
 
 
@@ -97,10 +106,6 @@ def _interpolated(schema: FieldSchema, fine: np.ndarray) -> Tensor:
 
 def _present(batch: Batch, count: int) -> Tensor:
     return batch.inputs["x"][:, :count]
-
-
-def _like(batch: Batch, field: Tensor) -> Tensor:
-    return _to(field, batch).expand(len(batch), *field.shape)
 
 
 def _to(field: Tensor, batch: Batch) -> Tensor:

@@ -28,7 +28,7 @@ class DataConfig:
         files: Paths or patterns of NetCDF files or Zarr folders.
         task: `forecast`, `downscale` or `infill`.
         inputs, targets: Variables; empty means all, and the inputs.
-        static, condition, normalize, levels_as, fill, lead, history: As for `astrozoo.data.forecast`.
+        static, condition, normalize, levels_as, fill, lead, history, steps: As for `astrozoo.data.forecast`.
         factor: Of `downscale`.
         hidden, block, score: Of `infill`.
         levels: Levels to keep; empty means all.
@@ -50,6 +50,7 @@ class DataConfig:
     fill: str = "error"
     lead: int = 1
     history: int = 1
+    steps: int | None = None
     factor: int = 2
     hidden: float = 0.5
     block: int = 4
@@ -123,7 +124,14 @@ class DataConfig:
         names = self.inputs or None
         if self.task == "forecast":
             return forecast(
-                fields, names, self.targets or None, lead=self.lead, history=self.history, fill=self.fill, **common
+                fields,
+                names,
+                self.targets or None,
+                lead=self.lead,
+                history=self.history,
+                steps=self.steps,
+                fill=self.fill,
+                **common,
             )
         if self.task == "downscale":
             return downscale(fields, names, factor=self.factor, fill=self.fill, **common)

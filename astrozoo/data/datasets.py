@@ -27,8 +27,9 @@ class FieldDataset(Dataset[Batch]):
     """Samples of one part of a split: `inputs` by the names of a model's `forward`, target `y`, context `lat`.
 
     `dataset[i]` is one `Batch` without batch dimension: `x[var, level, lat, lon]`, `static[static, lat, lon]`,
-    `condition[param]`, `y[var, level, lat, lon]`. A DataLoader calls `__getitems__`, which gathers the samples of a
-    batch in one go; pass `collate_fn=task.collate`, which takes either.
+    `condition[param]`, `y[var, level, lat, lon]`; `x` and `y` of a sequence have a time axis in front. A DataLoader
+    calls `__getitems__`, which gathers the samples of a batch in one go; pass `collate_fn=task.collate`, which takes
+    either.
 
     Attributes:
         rows: `[sample]`, the anchor of each sample: `member * steps + step`.
@@ -80,7 +81,7 @@ class FieldDataset(Dataset[Batch]):
         targets = {}
         if self.targets is not None:
             y = self.encoding.targets(self.targets, rows)
-            targets["y"] = y if self.target_channels is None else y[:, self.target_channels]
+            targets["y"] = y if self.target_channels is None else y.index_select(-4, self.target_channels)
         return Batch(inputs, targets, {"lat": self.lat})
 
     def set_epoch(self, epoch: int) -> None:

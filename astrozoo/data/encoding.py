@@ -35,23 +35,25 @@ class Encoding(Protocol):
         """Physical fields of the input variables -> rows of the input series."""
 
     def inputs(self, series: Series, rows: Tensor) -> Tensor:
-        """Anchors `rows[batch]` -> `x[batch, var, level, lat, lon]`."""
+        """Anchors `rows[batch]` -> `x[batch, var, level, lat, lon]`; sequences have `time` after `batch`."""
 
     def targets(self, series: Series, rows: Tensor) -> Tensor:
-        """Anchors `rows[batch]` -> `y[batch, var, level, lat, lon]`, NaN where it does not count."""
+        """Anchors `rows[batch]` -> `y[batch, var, level, lat, lon]`, NaN where it does not count; likewise."""
 
 
 class Forecast:
-    """Targets `lead` steps after the last of `history` input steps."""
+    """Targets `lead` steps after the last of `history` input steps; in a sequence, `steps` of them, `lead` apart."""
 
     def __init__(self, schema: FieldSchema) -> None:
         self.schema = schema
-        self.offsets = (1 - schema.history, schema.lead)
-        self._steps = torch.arange(1 - schema.history, 1)
+        self.offsets = (1 - schema.history, schema.lead * (schema.steps or 1))
+        self._history = torch.arange(1 - schema.history, 1)
+        self._leads = schema.lead * torch.arange(1, (schema.steps or 1) + 1)
 
     def in_vars(self) -> int:
         """Length of the `var` axis of `x`."""
-        channels = len(self.schema.channels(self.schema.inputs)) * self.schema.history
+        stacked = self.schema.history if self.schema.steps is None else 1
+        channels = len(self.schema.channels(self.schema.inputs)) * stacked
         return channels * (2 if self.schema.fill == "mask" else 1)
 
     def input_transform(self) -> Transform:
@@ -59,13 +61,14 @@ class Forecast:
         return Standardise(self.schema, self.schema.inputs)
 
     def inputs(self, series: Series, rows: Tensor) -> Tensor:
-        """Anchors `rows[batch]` -> `x[batch, var, level, lat, lon]`."""
-        window = series.take(rows[:, None] + self._steps)  # [batch, history, var, level, lat, lon], oldest first
-        return _fill(window.flatten(1, 2), self.schema.fill)
+        """Anchors `rows[batch]` -> `x[batch, var, level, lat, lon]`; a sequence has `time` after `batch`."""
+        window = series.take(rows[:, None] + self._history)  # [batch, history, var, level, lat, lon], oldest first
+        return _fill(window if self.schema.steps else window.flatten(1, 2), self.schema.fill)
 
     def targets(self, series: Series, rows: Tensor) -> Tensor:
-        """Anchors `rows[batch]` -> `y[batch, var, level, lat, lon]`, NaN where it does not count."""
-        return series.take(rows + self.schema.lead)
+        """Anchors `rows[batch]` -> `y[batch, var, level, lat, lon]`, NaN where it does not count; likewise."""
+        future = series.take(rows[:, None] + self._leads)  # [batch, step, var, level, lat, lon]
+        return future if self.schema.steps else future[:, 0]
 
 
 class Downscale:
@@ -212,4 +215,4 @@ def _fill(x: Tensor, how: str) -> Tensor:
         return x
     known = torch.isfinite(x)
     filled = torch.where(known, x, 0.0)
-    return torch.cat([filled, known.to(x.dtype)], dim=1) if how == "mask" else filled
+    return torch.cat([filled, known.to(x.dtype)], dim=-4) if how == "mask" else filled

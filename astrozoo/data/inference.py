@@ -77,15 +77,35 @@ def to_dataset(outputs: Tensor, schema: Mapping[str, Any], coords: Mapping[str, 
     """Outputs of a model as fields in physical units, with coordinates and attributes.
 
     Args:
-        outputs: `[sample, var, level, lat, lon]`, normalised, as the model gave them.
+        outputs: `[sample, var, level, lat, lon]`, normalised, as the model gave them; of a model of sequences
+            `[sample, step, var, level, lat, lon]`.
         schema: What the model was saved with.
         coords: Labels of the samples: `dataset.coordinates()` of the dataset that made the inputs.
 
     Returns:
         Dataset with dims `(member?, time, level?, lat, lon)`; `time` is the time predicted, `init_time` the last one
-        that the model saw.
+        that the model saw. Of sequences `(member?, lead, init_time, level?, lat, lon)`: `lead` counts time steps, and
+        `time` is a coordinate along `lead` and `init_time`.
     """
     known = FieldSchema.from_dict(schema)
+    if known.steps is None:
+        return _one_lead(outputs, known, known.lead, coords)
+    if outputs.ndim != 6:
+        raise DataError(
+            f"outputs have shape {list(outputs.shape)}, expected [sample, step, var, level, lat, lon] of a model of "
+            "sequences."
+        )
+    leads = [known.lead * step for step in range(1, outputs.shape[1] + 1)]
+    parts = [
+        _one_lead(step, known, lead, coords).swap_dims(time="init_time")
+        for step, lead in zip(outputs.unbind(1), leads, strict=True)
+    ]
+    index = xr.DataArray(leads, dims="lead", name="lead", attrs={"long_name": "time steps after init_time"})
+    return xr.concat(parts, index, coords="different", compat="equals", join="exact", combine_attrs="override")
+
+
+def _one_lead(outputs: Tensor, known: FieldSchema, lead: int, coords: Mapping[str, Any]) -> xr.Dataset:
+    """The fields of one lead time, `outputs[sample, var, level, lat, lon]`."""
     channels = known.channels(known.targets)
     expected = (len(channels), known.lat.size, known.lon.size)
     if outputs.ndim != 5 or (outputs.shape[1], *outputs.shape[3:]) != expected:
@@ -124,7 +144,7 @@ def to_dataset(outputs: Tensor, schema: Mapping[str, Any], coords: Mapping[str, 
             attrs["units"] = str(known.units[name])
         dataset[name] = (dims, field.astype(np.float32), attrs)
     dataset = dataset.assign_coords(
-        time=("time", _later(start, known.lead, np.asarray(coords["times"])), {"standard_name": "time", "axis": "T"}),
+        time=("time", _later(start, lead, np.asarray(coords["times"])), {"standard_name": "time", "axis": "T"}),
         init_time=("time", start, {"standard_name": "forecast_reference_time"}),
         lat=("lat", known.lat, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
         lon=("lon", known.lon, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),

@@ -82,6 +82,11 @@ class FieldSchema:
             return [(name, None) for name in names]
         return [(name, index) for name in names for index in range(self.level_count(name))]
 
+    @property
+    def steps(self) -> int | None:
+        """Number of targets of a sequence, each `lead` after the one before; None where there is one, without time."""
+        return self.options.get("steps")
+
     def level_count(self, name: str) -> int:
         """Number of levels of a variable; 1 for surface fields."""
         return self.statistics[name].mean.shape[0]

@@ -72,6 +72,8 @@ class FieldTask:
             "longitude": schema.longitude,
             "poles": schema.poles,
         }
+        if schema.steps is not None:
+            overrides["out_steps"] = schema.steps
         if schema.static:
             overrides["static_vars"] = len(schema.static)
         if self.train.condition is not None:
@@ -107,6 +109,7 @@ def forecast(
     *,
     lead: int = 1,
     history: int = 1,
+    steps: int | None = None,
     static: Sequence[str | xr.DataArray] = (),
     condition: str | Sequence[str] = (),
     normalize: str = "variable",
@@ -123,6 +126,8 @@ def forecast(
         targets: Variables it predicts; by default the inputs.
         lead: Time steps ahead; 0 relates different variables at one time.
         history: Input time steps, the last one being the present. Channels are stacked, oldest first.
+        steps: For models of sequences (task `field_forecast`): number of targets, each `lead` after the one before.
+            Then samples have a time axis, `x[time, var, level, lat, lon]` and `y[out_time, var, level, lat, lon]`.
         static: Names of fields without time, or DataArrays on the grid, or `sin_lat`, `cos_lat`, `sin_lon`, `cos_lon`.
             The last two tell a model where it is, which ends its equivariance to shifts in longitude.
         condition: Names of forcings that depend on time alone, `day_of_year` or `hour_of_day`, at the input time.
@@ -139,13 +144,16 @@ def forecast(
     """
     lead = _whole("lead", lead, 0)
     history = _whole("history", history, 1)
+    options = {} if steps is None else {"steps": _whole("steps", steps, 1)}
+    if steps is not None and lead == 0:
+        raise ConfigError("lead is 0, so all steps of the sequence would be the present. Give lead >= 1.")
     own = _grid_variables(fields) if inputs is None else _names(inputs)
     wanted = own if targets is None else _names(targets)
     if lead == 0 and set(wanted) & set(own):
         raise ConfigError("lead is 0, but a target is also an input; the model would copy it. Give lead >= 1.")
     return _build(
         fields, "forecast", own, wanted, lead=lead, history=history, static=static, condition=condition,
-        normalize=normalize, levels_as=levels_as, fill=fill, split=split, in_memory=in_memory, options={},
+        normalize=normalize, levels_as=levels_as, fill=fill, split=split, in_memory=in_memory, options=options,
     )  # fmt: skip
 
 

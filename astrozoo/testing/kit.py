@@ -11,7 +11,7 @@ import torch
 from astrozoo.errors import ConfigError
 from astrozoo.registry.family import Variant
 from astrozoo.registry.names import suggest
-from astrozoo.testing import behaviour, contract
+from astrozoo.testing import behaviour, contract, fields
 from astrozoo.testing.report import CheckResult, Report, observe
 from astrozoo.testing.subject import Subject
 
@@ -42,6 +42,7 @@ CHECKS: Mapping[str, Check] = {
     "export": behaviour.export,
     "grad_checkpointing": behaviour.grad_checkpointing,
     "features": behaviour.features,
+    **fields.CHECKS,
 }
 
 # Checks that see nothing of a variant but its miniature: variants that share it share the outcome.

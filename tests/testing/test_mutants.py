@@ -15,6 +15,7 @@ from astrozoo.module import ZooModel
 from astrozoo.registry.family import Family
 from astrozoo.registry.spec import Capabilities, Dim, TensorSpec
 from astrozoo.testing import CHECKS, ConformanceError, assert_check, check_model, model_checks
+from astrozoo.testing.fields import CHECKS as FIELD_CHECKS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -318,6 +319,7 @@ def test_a_sound_model_passes_every_check():
     assert {result.name for result in report.results if result.state == "not applicable"} == {
         "attention_swap",
         "parameter_count",
+        *FIELD_CHECKS,
     }
 
 
@@ -328,7 +330,9 @@ def test_a_broken_model_is_rejected_by_the_right_check(check, make):
 
 
 def test_every_check_that_needs_no_registration_has_a_mutant():
-    assert {check for check, _ in MUTANTS.values()} == set(CHECKS) - {"attention_swap", "parameter_count"}
+    assert {check for check, _ in MUTANTS.values()} == set(CHECKS) - {"attention_swap", "parameter_count"} - set(
+        FIELD_CHECKS
+    )
 
 
 def test_a_wrong_parameter_count_in_the_catalogue_is_found(monkeypatch):
