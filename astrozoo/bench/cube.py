@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from astrozoo.bench.harness import Comparison, Samples, measure
+from astrozoo.bench.sizes import at_parameters
 from astrozoo.errors import BackendUnavailableError, DataError
 
 __all__ = ["add_arguments", "run"]
@@ -79,8 +79,8 @@ def _contestants(
     shape = (dims, channels[0] + static, channels[1], 0.0 if plain_peers else ours.config.dropout)
     return {
         name: lambda: create_model(name, **fields),
-        "BasicUNet": _at_parameters(partial(_basic_unet, *shape), ours.num_parameters()),
-        "DynUNet": _at_parameters(partial(_dyn_unet, *shape), ours.num_parameters()),
+        "BasicUNet": at_parameters(partial(_basic_unet, *shape), ours.num_parameters()),
+        "DynUNet": at_parameters(partial(_dyn_unet, *shape), ours.num_parameters()),
     }
 
 
@@ -100,24 +100,6 @@ def _dyn_unet(dims: int, in_channels: int, out_channels: int, dropout: float, sc
         dims, in_channels, out_channels, kernel_size=[3] * 5, strides=[1, 2, 2, 2, 2], upsample_kernel_size=[2] * 4,
         filters=filters, dropout=dropout or None,
     )  # fmt: skip
-
-
-def _at_parameters(make: Callable[[float], Any], parameters: int) -> Callable[[], Any]:
-    """`make` at the scale of its default widths that gives this number of parameters; within 5 % or an error."""
-    import torch
-
-    def count(scale: float) -> int:
-        with torch.device("meta"):
-            return sum(parameter.numel() for parameter in make(scale).parameters())
-
-    low, high = 0.05, 50.0
-    for _ in range(24):  # bisection
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if count(middle) < parameters else (low, middle)
-    scale = min((low, high), key=lambda scale: abs(count(scale) - parameters))
-    if abs(count(scale) / parameters - 1) > 0.05:
-        raise ValueError(f"no width of the peer comes within 5 % of {parameters:,} parameters: {count(scale):,}.")
-    return lambda: make(scale)
 
 
 # -- speed and memory --------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ BENCHMARKS = {
     "trainer": "Overhead of the trainer per step, against a bare loop and other trainers.",
     "attention": "Attentions against kernels, naive attention and other libraries: speed, memory, error, cost.",
     "accel": "Array kernels against the libraries one would otherwise use.",
+    "fields": "Every family of cubes on real fields, against baselines and other libraries.",
     "cube": "cube_unet against MONAI's U-Nets: throughput, memory, skill.",
 }
 

@@ -1,0 +1,176 @@
+"""One contestant, one set of fields, one seed: trained with the common budget and scored on what it has not seen.
+
+Forecasts are corrections: a contestant sees fields from which the mean over its own sample's cells and times is taken,
+and its output is added to persistence or damped persistence, whichever validates better. That is the same for all; it
+leaves to be learnt what a straight line does not know, and makes a warmer climate than any training year no stranger.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from astrozoo.batch import Batch
+from astrozoo.bench.fields.contestants import Contestant, sequences
+from astrozoo.bench.fields.sets import FieldSet
+from astrozoo.objectives import task_loss
+
+__all__ = ["Budget", "Forecaster", "Outcome", "draw", "run_cell"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What everybody gets.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch: Samples in a step, or as many as there are.
+        rates: Highest learning rates tried with the first seed; the one that validates best is kept for the others.
+        decay: Weight decay of AdamW.
+        checks: Evaluations on the validation part; the best one's weights are scored.
+    """
+
+    steps: int = 400
+    batch: int = 16
+    rates: tuple[float, ...] = (1e-3, 3e-3)
+    decay: float = 0.05
+    checks: int = 10
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What came of one training.
+
+    Attributes:
+        contestant, fields, seed: Which.
+        rate: Highest learning rate.
+        parameters: Of the model as it was scored.
+        rmse, acc: By lead time; ACC is missing where no anomaly is defined.
+        headline: RMSE over everything.
+        validation: Of the weights that were kept; NaN where the set has no validation part.
+        seconds: Of training, beside whatever else the device did.
+        peak_bytes: Memory that training took on a GPU; 0 elsewhere.
+        device: Where it ran.
+    """
+
+    contestant: str
+    fields: str
+    seed: int
+    rate: float
+    parameters: int
+    rmse: list[float]
+    acc: list[float]
+    headline: float
+    validation: float
+    seconds: float
+    peak_bytes: int
+    device: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able values."""
+        return asdict(self)
+
+
+class Forecaster(nn.Module):
+    """A contestant's network with what all share around it."""
+
+    def __init__(self, network: nn.Module, fields: FieldSet) -> None:
+        super().__init__()
+        self.network = network
+        self.start = fields.start()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Normalised fields in the shape of the targets."""
+        others = {name: batch.inputs[name] for name in ("static", "condition") if name in batch.inputs}
+        x, _ = sequences(batch)
+        if self.start is None:
+            y = self.network(x, **others)
+            return y if batch.targets["y"].ndim == 6 else y[:, 0]
+        centre = x.mean((1, 4, 5), keepdim=True)
+        return self.start(batch) + self.network(x - centre, **others)
+
+
+def run_cell(contestant: Contestant, fields: FieldSet, seed: int, budget: Budget, device: str) -> Outcome:
+    """Train with the budget, at the rate that validates best if the set can tell, and score."""
+    rates = budget.rates if fields.task.val is not None else budget.rates[:1]
+    outcomes = [_train(contestant, fields, seed, rate, budget, device) for rate in rates]
+    return min(outcomes, key=lambda outcome: outcome.validation)
+
+
+def _train(contestant: Contestant, fields: FieldSet, seed: int, rate: float, budget: Budget, device: str) -> Outcome:
+    torch.manual_seed(seed)
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
+    model = Forecaster(contestant.build(fields).to(device), fields)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=budget.decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=budget.steps, pct_start=0.1)
+    best, weights = float("inf"), None
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(budget.steps):
+        batch = draw(fields, budget.batch, step, generator).to(device)
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        loss = task_loss("field_forecast", model(batch), batch)["loss"]
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if fields.task.val is not None and (step + 1) % max(1, budget.steps // budget.checks) == 0:
+            value = fields.score(model, fields.task.val, device)[fields.headline]
+            if value < best:
+                best, weights = value, copy.deepcopy(model.state_dict())
+    if weights is not None:
+        model.load_state_dict(weights)
+    seconds = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else 0
+    scores = fields.score(model, None, device)
+    return Outcome(
+        contestant=contestant.name, fields=fields.name, seed=seed, rate=rate,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        rmse=by_lead(scores, fields, "rmse"), acc=by_lead(scores, fields, "acc"), headline=scores[fields.headline],
+        validation=best if weights is not None else float("nan"), seconds=seconds, peak_bytes=peak,
+        device=device_name(device),
+    )  # fmt: skip
+
+
+def draw(fields: FieldSet, size: int, step: int, generator: torch.Generator) -> Batch:
+    """A training batch; small sets are taken whole."""
+    train = fields.task.train
+    train.set_epoch(step)
+    chosen = torch.randperm(len(train), generator=generator)[:size].tolist()
+    batch = fields.task.collate(train.__getitems__(chosen))
+    if fields.turns:
+        turn = int(torch.randint(batch.inputs["x"].shape[-1], (), generator=generator))
+        batch = Batch(
+            {name: x.roll(turn, -1) if x.ndim > 3 else x for name, x in batch.inputs.items()},
+            {name: y.roll(turn, -1) for name, y in batch.targets.items()},
+            batch.context,
+        )
+    return batch
+
+
+def by_lead(scores: dict[str, float], fields: FieldSet, kind: str) -> list[float]:
+    """The scores at each lead; one where there is no lead."""
+    schema = fields.task.field_schema
+    label = schema.labels(schema.targets)[0]
+    if not fields.forecasts:
+        if kind == "rmse":
+            return [scores[fields.headline]]
+        values = [scores[f"acc/{label}"] for label in schema.labels(schema.targets) if f"acc/{label}" in scores]
+        return [sum(values) / len(values)] if values else []
+    keys = [f"{kind}/{label}_lead{step}" for step in range(1, (schema.steps or 1) + 1)]
+    return [scores[key] for key in keys if key in scores]
+
+
+def device_name(device: str) -> str:
+    """What the numbers were measured on."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
