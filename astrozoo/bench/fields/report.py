@@ -82,8 +82,8 @@ def _table(base: Row, mine: dict[str, list[Row]]) -> list[str]:
     for name, scores in base["scores"].items():
         rmse = [f"{value:.3f}" for value in scores["rmse"]] if leads else []
         acc = [f"{value:.3f}" for value in scores["acc"]] or [""] * max(1, len(leads))
-        overall = f"{scores['headline']:.3f}"
-        lines.append((scores["headline"], [name.replace("_", " "), "", overall, *rmse, *acc, "", ""]))
+        total = f"{scores['headline']:.3f}"
+        lines.append((scores["headline"], [name.replace("_", " "), "", total, *rmse, *acc, "", ""]))
     rule = ["---"] + ["---:"] * (len(heads) - 1)
     body = [cells for _, cells in sorted(lines, key=lambda line: line[0])]
     return [f"| {' | '.join(cells)} |" for cells in (heads, rule, *body)]

@@ -1,0 +1,168 @@
+"""The comparison on real fields: what is learnt from and scored on, what takes part, and that a run goes on."""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("monai", reason="the comparison needs the extra bench")
+pytest.importorskip("neuralop", reason="the comparison needs the extra bench")
+
+from astrozoo.bench import fields as bench
+from astrozoo.bench.fields import contestants, schedule, sets, training
+from astrozoo.bench.fields.baselines import baselines
+from astrozoo.bench.sizes import at_parameters
+from astrozoo.errors import ConfigError, DataError
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "climate"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the field sets are not here")
+pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own deprecations are not ours to fix
+
+
+@pytest.fixture(scope="module")
+def opened():
+    kept = {}
+
+    def open_set(name):
+        if name not in kept:
+            kept[name] = sets.open_set(name, DATA)
+        return kept[name]
+
+    return open_set
+
+
+def arguments(*words):
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["weather", "planet"])
+def test_baselines_are_finite_and_a_regression_beats_climatology(opened, name):
+    fields = opened(name)
+    scores = {
+        who: fields.score(forecaster, None)[fields.headline] for who, forecaster in baselines(fields).items()
+    }  # fmt: skip
+    assert all(np.isfinite(value) for value in scores.values())
+    assert scores["ridge"] < scores["climatology"]
+
+
+@needs_data
+def test_hidden_columns_are_in_no_input_and_no_target_of_the_training(opened):
+    fields = opened("planet")
+    hidden = fields.test.targets["y"].isfinite()[0].all(0).all(0)
+    assert 0.15 < hidden.float().mean() < 0.35
+    for step in range(3):
+        batch = training.draw(fields, 1, step, torch.Generator().manual_seed(0))
+        assert not batch.inputs["x"][..., hidden].any()  # neither values nor the word that they are known
+        assert batch.targets["y"][..., hidden].isnan().all()
+    assert not fields.test.inputs["x"][..., hidden].any()
+
+
+@needs_data
+def test_a_warmer_climate_looks_the_same_to_the_network(opened):
+    fields = opened("scenario")
+    batch = fields.task.collate(fields.task.test.__getitems__([3]))
+    seen = []
+
+    class Network(nn.Module):
+        def forward(self, x, **others):
+            seen.append(x)
+            return torch.zeros_like(x)
+
+    model = training.Forecaster(Network(), fields)
+    first = model(batch)
+    batch.inputs["x"] = batch.inputs["x"] + 5
+    second = model(batch)
+    torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=1e-4)
+    assert second.mean() > first.mean() + 3
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["weather", "wind"])
+def test_every_contestant_takes_the_fields(opened, name):
+    fields = opened(name)
+    batch = fields.task.collate([fields.task.train[0]])
+    others = {key: batch.inputs[key] for key in ("static", "condition") if key in batch.inputs}
+    x, y = contestants.sequences(batch)
+    everyone = contestants.contestants()
+    assert len(everyone) >= len(contestants.PEERS) + 1
+    for contestant in everyone:
+        with torch.no_grad():
+            prediction = contestant.build(fields).eval()(x, **others)
+        assert prediction.shape == y.shape, contestant.name
+        assert prediction.isfinite().all(), contestant.name
+
+
+@needs_data
+def test_a_run_that_stopped_goes_on_and_writes_its_tables(tmp_path, monkeypatch):
+    def tiny(fields):
+        y = contestants.sequences(fields.task.collate([fields.task.train[0]]))[1]
+        return _Line(fields.task.field_schema.history, y.shape[1])
+
+    monkeypatch.setattr(
+        schedule, "contestants", lambda only: [contestants.Contestant(name, "unet", tiny) for name in ("a", "b")]
+    )
+    words = ["--data", str(DATA), "--fields", "scenario", "--steps", "4", "--seeds", "2", "--rates", "0.01"]
+    words += ["--store", str(tmp_path), "--table", str(tmp_path / "t.md"), "--plot", str(tmp_path / "p.png")]
+    (comparison,) = bench.run(arguments(*words))
+    assert {target.label for target in comparison.targets} == {"RMSE, a / persistence", "RMSE, b / persistence"}
+    kept = sorted(tmp_path.glob("scenario.a.*.json"))
+    assert len(kept) == 2
+    row = json.loads(kept[0].read_text())
+    kept[0].write_text(json.dumps({**row, "headline": 123.0}))  # seen again only if it is not trained again
+    (again,) = bench.run(arguments(*words))
+    assert next(target for target in again.targets if "a /" in target.label).value > 50
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    assert any(line.startswith("| persistence |") for line in lines)
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+
+
+class _Line(nn.Module):
+    """Outputs that are a linear function of each cell's past."""
+
+    def __init__(self, history, steps):
+        super().__init__()
+        self.line = nn.Linear(history, steps)
+
+    def forward(self, x, **others):
+        return self.line(x.movedim(1, -1)).movedim(-1, 1)
+
+
+@needs_data
+def test_unknown_sets_and_contestants_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="'weather'"):
+        bench.run(arguments("--data", str(DATA), "--fields", "wether", "--store", str(tmp_path)))
+    with pytest.raises(ConfigError, match="nobody is called"):
+        bench.run(arguments("--data", str(DATA), "--only", "cube_umet", "--store", str(tmp_path)))
+    with pytest.raises(DataError, match="there is no file"):
+        sets.open_set("weather", tmp_path)
+
+
+def test_a_peer_gets_the_parameters_asked_for():
+    peer = at_parameters(lambda scale: nn.Linear(round(100 * scale), 10), 5000)()
+    assert sum(parameter.numel() for parameter in peer.parameters()) == pytest.approx(5000, rel=0.05)
+    with pytest.raises(ValueError, match="no width"):
+        at_parameters(partial(nn.Linear, 3), 10)
+
+
+def test_padding_to_a_grid_that_divides_wraps_in_longitude():
+    seen = []
+
+    def network(x):
+        seen.append(x)
+        return x[:, :1]
+
+    plane = contestants.Plane(network, steps=1, levels=0, multiple=8, periodic=True)
+    x = torch.arange(1.0 * 5 * 6).reshape(1, 1, 1, 1, 5, 6)
+    y = plane(x)
+    assert torch.equal(y, x)
+    assert torch.equal(seen[0][0, 0, :5, 6:], x[0, 0, 0, 0, :, :2])
+    assert torch.equal(seen[0][0, 0, 5:, :6], x[0, 0, 0, 0, 4:].expand(3, -1))
