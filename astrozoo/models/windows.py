@@ -105,6 +105,7 @@ class WindowPlan:
         longitude: str,
         references: tuple[int, int],
         device: torch.device,
+        dtype: torch.dtype,
     ) -> WindowPlan:
         """The plan of a grid.
 
@@ -114,7 +115,8 @@ class WindowPlan:
             shifted: Whether windows are moved by half their size, where there are several.
             longitude: `periodic` or `regional`.
             references: Reference levels and latitudes of the bias.
-            device: Of the tables.
+            device: Of the plan's tensors.
+            dtype: Of the weights of the references, that of the parameters.
         """
         level, lat, lon = (
             _Axis.cut(cells, most, shifted=shifted, wraps=axis == 2 and longitude == "periodic")
@@ -135,8 +137,10 @@ class WindowPlan:
             + rows[1][None, :, None, :, None, None, :, None]
             + lon.offsets(device)[None, None, None, None, :, None, None, :]
         ).flatten()
-        return cls(axes, index, _mask(axes, device), (_hats(level.cells, references[0], device),
-                                                      _hats(lat.cells, references[1], device)))  # fmt: skip
+        weights = [
+            _hats(axis.cells, points, device, dtype) for axis, points in zip((level, lat), references, strict=True)
+        ]
+        return cls(axes, index, _mask(axes, device), (weights[0], weights[1]))
 
     @property
     def apart(self) -> bool:
@@ -183,10 +187,11 @@ def _mask(axes: tuple[_Axis, _Axis, _Axis], device: torch.device) -> Tensor | No
     return mask.expand(*windows, *slots, *slots).reshape(*windows, cells, cells)
 
 
-def _hats(cells: int, references: int, device: torch.device) -> Tensor:
-    """Weights (cell, reference) of linear interpolation between reference points, cells and points as parts of one."""
-    place = ((torch.arange(cells, device=device) + 0.5) * (references / cells) - 0.5).clamp(0, references - 1)
-    return (1 - (place[:, None] - torch.arange(references, device=device)).abs()).clamp(min=0)
+def _hats(cells: int, points: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Weights (cell, point) of linear interpolation between points that are the middles of equal parts of the axis."""
+    place = (torch.arange(cells, device=device, dtype=dtype) + 0.5) * (points / cells) - 0.5
+    distance = place.clamp(0, points - 1)[:, None] - torch.arange(points, device=device, dtype=dtype)
+    return (1 - distance.abs()).clamp(min=0)
 
 
 class WindowAttention(nn.Module):
@@ -222,8 +227,7 @@ class WindowAttention(nn.Module):
             if axis.window < most:
                 table = table.narrow(dim, most - axis.window, 2 * axis.window - 1)
         with full_precision(table):
-            level, lat = (weights.to(table.dtype) for weights in plan.reference)
-            rows = torch.einsum("lr,as,hrsxyz->hlaxyz", level, lat, table).flatten(1)
+            rows = torch.einsum("lr,as,hrsxyz->hlaxyz", *plan.reference, table).flatten(1)
         windows = plan.axes[0].count, plan.axes[1].count
         cells = plan.axes[0].window * plan.axes[1].window * plan.axes[2].window
         return rows.index_select(1, plan.index).view(self.heads, *windows, cells, cells)

@@ -164,7 +164,7 @@ class CubeSwin(UShapeModel):
         config = self.config
         return WindowPlan.make(
             x.shape[2:], config.window, shifted=shifted, longitude=config.longitude,
-            references=config.references, device=x.device,
+            references=config.references, device=x.device, dtype=self.head.weight.dtype,
         )  # fmt: skip
 
 
