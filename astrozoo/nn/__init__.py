@@ -17,7 +17,7 @@ from astrozoo.nn.film import FiLM
 from astrozoo.nn.gates import CBAM3d, ChannelGate, LevelGate, SpatialGate, area_mean
 from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.resample import Coarsen, Refine
-from astrozoo.nn.separable import DepthwiseGridConv3d
+from astrozoo.nn.separable import DepthwiseCoarsen, DepthwiseGridConv3d, DepthwiseRefine, SelectiveDepthwise, upkern
 from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
 from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
 
@@ -26,17 +26,21 @@ __all__ = [
     "ChannelGate",
     "ChannelNorm",
     "Coarsen",
+    "DepthwiseCoarsen",
     "DepthwiseGridConv3d",
+    "DepthwiseRefine",
     "DropPath",
     "FiLM",
     "GridConv3d",
     "LevelGate",
     "Mlp",
     "Refine",
+    "SelectiveDepthwise",
     "SpatialGate",
     "TransformerBlock",
     "TransformerStack",
     "area_mean",
     "half_turn",
     "pad_grid",
+    "upkern",
 ]

@@ -4,8 +4,8 @@ Woo, Park, Lee, Kweon (2018), "CBAM: Convolutional Block Attention Module", arXi
 features by a factor that it derives from their mean and their maximum, and `CBAM3d` applies them one after the other.
 Where we differ, and why:
 - Means are over area, not over cells: on a globe that reaches from pole to pole (`poles="cross"`) a row counts by the
-  area of its band, so that crowded polar cells do not dominate and the mean does not depend on the number of rows. Where
-  the grid has edges its latitudes are not known, and rows count alike. A maximum is a maximum on any grid.
+  area of its band, so that crowded polar cells do not dominate. Where a grid has edges its latitudes are not known, and
+  rows count alike. A maximum is a maximum on any grid.
 - Levels are a third kind of place, and unlike channels they are few, of any number, and ordered: `LevelGate` sees each
   level's neighbours and its height.
 - A gate is twice a sigmoid and starts at exactly 1, so that a fresh gate changes nothing; three sigmoids in a row would
@@ -37,7 +37,7 @@ def area_mean(x: Tensor, *, poles: str) -> Tensor:
 
     Args:
         x: Features; rows reach from pole to pole in equal steps where `poles` is `cross`.
-        poles: `cross` weights rows by the area of their band; `edge`, where latitudes are not known, weights them alike.
+        poles: `cross` weights rows by the area of their band; `edge`, for unknown latitudes, weights them alike.
     """
     rows = x.mean(-1, dtype=torch.promote_types(x.dtype, torch.float32))
     if poles == "edge":
@@ -102,8 +102,8 @@ class LevelGate(nn.Module):
             middles = (torch.arange(levels, device=mean.device, dtype=dtype) + 0.5) * (math.pi / levels)
             waves = torch.arange(1, _WAVES + 1, device=mean.device, dtype=dtype)
             height = self.height((middles[:, None] * waves).cos())  # [level, hidden]
-            hidden = sum(F.relu(self.squeeze(part.to(dtype).transpose(1, 2)) + height) for part in (mean, peak))
-            return _open(self.excite(hidden.transpose(1, 2)).squeeze(1))
+            mean, peak = (F.relu(self.squeeze(part.to(dtype).mT) + height) for part in (mean, peak))
+            return _open(self.excite((mean + peak).mT).squeeze(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """`x[batch, channel, level, lat, lon]` -> like `x`."""
