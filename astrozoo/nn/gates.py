@@ -30,6 +30,7 @@ __all__ = ["GATES", "CBAM3d", "ChannelGate", "LevelGate", "SpatialGate", "area_m
 
 GATES = ("channel", "level", "spatial")
 _WAVES = 4
+_LEAST = 8  # hidden units; with fewer, the chance that none is active is not small
 
 
 def area_mean(x: Tensor, *, poles: str) -> Tensor:
@@ -52,7 +53,7 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int, *, poles: str, reduction: int = 16) -> None:
         super().__init__()
-        hidden = max(channels // reduction, 4)
+        hidden = max(channels // reduction, _LEAST)
         self.poles = poles
         self.squeeze = nn.Linear(channels, hidden)
         self.excite = nn.Linear(hidden, channels)
@@ -83,7 +84,7 @@ class LevelGate(nn.Module):
 
     def __init__(self, channels: int, *, poles: str, reduction: int = 16) -> None:
         super().__init__()
-        hidden = max(channels // reduction, 4)
+        hidden = max(channels // reduction, _LEAST)
         self.poles = poles
         self.squeeze = nn.Linear(channels, hidden)
         self.height = nn.Linear(_WAVES, hidden, bias=False)
