@@ -5,28 +5,42 @@ sphere    halos and convolutions of latitude-longitude grids: the wrap in longit
 norm      normalisation over channels, the same for every batch and grid
 precision sums that keep their dtype under autocast
 film      conditioning on a vector by scale and shift
+gates     gates per channel, level and place, and means over the area of the globe
 resample  coarser and finer grids of any size
+separable depthwise convolutions with large kernels
 drop      dropping residual branches during training
 transformer  blocks of attention, any that fits by name, and perceptron
 """
 
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
+from astrozoo.nn.gates import CBAM3d, ChannelGate, LevelGate, SpatialGate, area_mean
 from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.resample import Coarsen, Refine
+from astrozoo.nn.separable import DepthwiseCoarsen, DepthwiseGridConv3d, DepthwiseRefine, SelectiveDepthwise, upkern
 from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
 from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
 
 __all__ = [
+    "CBAM3d",
+    "ChannelGate",
     "ChannelNorm",
     "Coarsen",
+    "DepthwiseCoarsen",
+    "DepthwiseGridConv3d",
+    "DepthwiseRefine",
     "DropPath",
     "FiLM",
     "GridConv3d",
+    "LevelGate",
     "Mlp",
     "Refine",
+    "SelectiveDepthwise",
+    "SpatialGate",
     "TransformerBlock",
     "TransformerStack",
+    "area_mean",
     "half_turn",
     "pad_grid",
+    "upkern",
 ]
