@@ -6,6 +6,7 @@ norm      normalisation over channels, the same for every batch and grid
 precision sums that keep their dtype under autocast
 film      conditioning on a vector by scale and shift
 resample  coarser and finer grids of any size
+spectral  convolutions in wave space along level, latitude and longitude
 drop      dropping residual branches during training
 transformer  blocks of attention, any that fits by name, and perceptron
 """

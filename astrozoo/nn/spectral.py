@@ -59,7 +59,7 @@ def wave_table(size: int, modes: int, kind: str, like: Tensor) -> Tensor:
     turn = size if kind == "circle" else 4 * size  # a whole turn, in the units of the next line
     steps = mode * (cell if kind == "circle" else 2 * cell + 1) % turn
     angle = steps.to(dtype) * (2 * math.pi / turn)
-    scale = torch.where(mode > 0, math.sqrt(2), 1.0).to(dtype)
+    scale = torch.where(mode > 0, 2.0, 1.0).to(dtype).sqrt()
     return torch.stack([scale * angle.cos(), scale * angle.sin()], 1)
 
 
@@ -94,9 +94,7 @@ class Waves:
             return WaveTables(
                 *(
                     wave_table(size, modes, kind, x)
-                    for size, modes, kind in zip(
-                        x.shape[1:4], self.modes or x.shape[1:4], self.kinds, strict=True
-                    )
+                    for size, modes, kind in zip(x.shape[1:4], self.modes or x.shape[1:4], self.kinds, strict=True)
                 )
             )
 
@@ -145,6 +143,8 @@ class AxisConv(nn.Module):
         shape, axis = x.shape, self.axis
         table = table[self.first :]
         modes = table.shape[0]
+        if modes == 0:
+            return x.new_zeros(*shape[:4], self.weight.shape[3])
         inner = math.prod(shape[axis + 1 : 4])
         x = x.reshape(-1, shape[axis], inner * shape[4])
         weight = self.weight[:, :modes].to(x.dtype)
@@ -238,7 +238,9 @@ class PlaneConv(nn.Module):
         """Complex matrices of the pairs of waves: `[lat phase, complex part, lat_mode, lon_mode, in, out]`."""
         if self.lat_factor is None or self.lon_factor is None:
             return self.weight[:, :, :lat_modes, :lon_modes]
-        return torch.einsum("kp,lq,zwpqio->zwklio", self.lat_factor[:lat_modes], self.lon_factor[:lon_modes], self.weight)
+        return torch.einsum(
+            "kp,lq,zwpqio->zwklio", self.lat_factor[:lat_modes], self.lon_factor[:lon_modes], self.weight
+        )
 
     def forward(self, x: Tensor, tables: WaveTables, plane: Tensor) -> Tensor:
         """`x[batch, level, lat, lon, channel]`, the grid's tables and `plane_table` of them -> like `x`."""

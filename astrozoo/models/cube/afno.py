@@ -88,7 +88,7 @@ class CubeAFNOConfig(FieldConfig):
         checks.same_length(self, "patch", 3, "for level, lat and lon")
         if self.width % self.channel_blocks:
             raise checks.fail(self, "channel_blocks", f"a divisor of the width {self.width}")
-        if not isinstance(self.kept_waves, (int, float)) or not 0 < self.kept_waves <= 1:
+        if type(self.kept_waves) not in (int, float) or not 0 < self.kept_waves <= 1:
             raise checks.fail(self, "kept_waves", "a number above 0, at most 1")
         checks.between(self, 0, math.inf, "threshold")
         checks.between(self, 0, 1, "dropout", "drop_path")

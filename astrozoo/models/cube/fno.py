@@ -113,9 +113,10 @@ class SpectralConv(nn.Module):
 
     def forward(self, x: Tensor, tables: WaveTables, plane: Tensor | None) -> Tensor:
         """`x[batch, level, lat, lon, channel]` -> like `x`."""
-        y = torch.zeros_like(x[:, :1, :1, :1]) if self.plane is None else self.plane(x, tables, plane)
         if self.lat is not None and self.lon is not None:
             y = self.lat(x, tables.lat) + self.lon(x, tables.lon)
+        else:
+            y = self.plane(x, tables, plane)  # type: ignore[misc]  # there where the other two are not
         if self.level is not None and x.shape[1] > 1:
             y = y + self.level(x, tables.level)
         return y
