@@ -47,7 +47,7 @@ __all__ = [
 
 
 def wave_table(size: int, modes: int, kind: str, like: Tensor) -> Tensor:
-    """Waves sampled at `size` cells, with a mean square of 1: `[min(modes, resolved), phase, size]`, on `like`'s device.
+    """Waves at `size` cells, with a mean square of 1: `[min(modes, resolved), phase, size]`, on the device of `like`.
 
     Cells of a meridian or segment lie at `(index + 1/2) / size` of its length; a segment of length 1 holds half a wave
     of mode 1. The phases are cosine and sine; the sine of mode 0 is 0.
