@@ -8,6 +8,7 @@ film      conditioning on a vector by scale and shift
 gates     gates per channel, level and place, and means over the area of the globe
 resample  coarser and finer grids of any size
 separable depthwise convolutions with large kernels
+spectral  convolutions in wave space along level, latitude and longitude
 drop      dropping residual branches during training
 transformer  blocks of attention, any that fits by name, and perceptron
 """

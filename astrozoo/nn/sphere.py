@@ -24,11 +24,11 @@ POLES = ("cross", "edge")
 _HALF = (torch.bfloat16, torch.float16)
 
 
-def half_turn(x: Tensor) -> Tensor:
+def half_turn(x: Tensor, *, dim: int = -1) -> Tensor:
     """`x[..., lon]` seen from the opposite meridian; the mean of two neighbours where the number of columns is odd."""
-    lon = x.shape[-1]
-    turned = torch.roll(x, lon // 2, -1)
-    return turned if lon % 2 == 0 else (turned + torch.roll(x, lon // 2 + 1, -1)) / 2
+    lon = x.shape[dim]
+    turned = torch.roll(x, lon // 2, dim)
+    return turned if lon % 2 == 0 else (turned + torch.roll(x, lon // 2 + 1, dim)) / 2
 
 
 def pad_grid(x: Tensor, rows: int, columns: int, *, longitude: str = "periodic", poles: str = "cross") -> Tensor:
