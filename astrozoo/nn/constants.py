@@ -1,4 +1,4 @@
-"""Tables that depend on sizes alone: made once, in double precision, kept per device and dtype, constants to a compiler.
+"""Tables that depend on sizes alone: made once, in double precision, kept per device and dtype, constants to compilers.
 
 A model that takes any grid cannot hold the tables of each as buffers; making them in every call would be slow, and
 tracing how they are made would fill a graph with thousands of nodes. Neither are they ever saved.
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["constant"]
+__all__ = ["constant", "fixed"]
 
 Make = Callable[..., NDArray[np.float64]]
 
 
-def constant(make: Make, *arguments: Hashable, like: Tensor) -> Tensor:
-    """`make(*arguments)` as a tensor on the device of `like`, in its dtype but at least in float32.
+def constant(make: Make, *arguments: Hashable, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """`make(*arguments)` as a tensor on the device of `like`, in its dtype but at least in float32, or in `dtype`.
 
     Made once and then shared: never write to it. `torch.compile` and `torch.export` see a constant. On the meta device,
     and for fake tensors, it has a shape and no values.
@@ -32,9 +32,10 @@ def constant(make: Make, *arguments: Hashable, like: Tensor) -> Tensor:
         make: A function at the top of its module that returns a float64 array.
         arguments: What it is called with: numbers, words, tuples of them. Sizes of a tensor that a compiler may take
             for dynamic belong into `fixed` first.
-        like: Names device and dtype.
+        like: Names the device, and the dtype where `dtype` does not.
+        dtype: Of the table.
     """
-    dtype = torch.promote_types(like.dtype, torch.float32)
+    dtype = torch.promote_types(like.dtype, torch.float32) if dtype is None else dtype
     if not torch.compiler.is_compiling() and (like.is_meta or isinstance(like, FakeTensor)):
         return like.new_empty(_array(make, arguments).shape, dtype=dtype)
     return _constant(make, arguments, like.device, dtype)

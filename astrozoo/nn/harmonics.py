@@ -92,8 +92,8 @@ class Harmonics:
 class DegreeFilter(nn.Module):
     """One matrix of channels per degree: the spherical convolution of `channels` fields with as many kernels each.
 
-    The weights belong to degrees, not to a grid: a finer grid is filtered by the same kernels, a coarser one by those of
-    the degrees that it holds.
+    The weights belong to degrees, not to a grid: a finer grid is filtered by the same kernels, a coarser one by those
+    of the degrees that it holds.
 
     Args:
         channels: Fields in and out.
@@ -175,7 +175,7 @@ def _fourier_back(lon: int, orders: int) -> NDArray[np.float64]:
 
 def _phase(lon: int, orders: int) -> NDArray[np.float64]:
     # Reduced to one turn as whole numbers: exact for any order.
-    return 2 * math.pi / lon * (np.arange(orders)[:, None] * np.arange(lon) % lon)
+    return np.asarray(2 * math.pi / lon * (np.arange(orders)[:, None] * np.arange(lon) % lon))
 
 
 def _zonal(rows: str, lat: int, degrees: int) -> NDArray[np.float64]:

@@ -47,7 +47,7 @@ def area_shares(rows: str, count: int, edges: tuple[float, float] = GLOBE) -> ND
     else:
         lat = latitudes(rows, count, edges)
         middle = (lat[1:] + lat[:-1]) / 2
-        first, last = (edges if rows == "centres" else (lat[0] - (middle[0] - lat[0]), 2 * lat[-1] - middle[-1]))
+        first, last = edges if rows == "centres" else (lat[0] - (middle[0] - lat[0]), 2 * lat[-1] - middle[-1])
         bounds = np.clip(np.concatenate([[first], middle, [last]]), *GLOBE)
         shares = np.diff(np.sin(np.deg2rad(bounds)))
     return np.asarray(shares / shares.sum())
