@@ -9,8 +9,13 @@ resample  coarser and finer grids of any size
 residual  the residual block of convolutions
 drop      dropping residual branches during training
 transformer  blocks of attention, any that fits by name, and perceptron
+constants tables of sizes alone, made once, constants to compilers
+latitudes where rows of a grid lie, and the area of each
+harmonics transforms on the sphere and filters by degree (needs torch-harmonics, so it is imported by its own name)
+budget    a last layer in which global means close and quantities stay positive
 """
 
+from astrozoo.nn.budget import Budget
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
 from astrozoo.nn.norm import ChannelNorm
@@ -20,6 +25,7 @@ from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
 from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
 
 __all__ = [
+    "Budget",
     "ChannelNorm",
     "Coarsen",
     "DropPath",

@@ -110,27 +110,30 @@ class Budget(nn.Module):
         """
         with full_precision(fields):
             fields = fields.to(torch.promote_types(fields.dtype, torch.float32))
-            lowest: Tensor | float = 0.0
             if any(self.positive):
                 table = constant(_bend, self.mean, self.std, self.positive, fixed(fields.shape[2]), like=fields)
                 positive, lowest, knee, start = table.unbind(0)  # each [var, level, 1, 1]
                 amounts = knee * F.softplus(fields / knee + start) + _RESERVE
+                if told is None:
+                    return torch.where(positive > 0, amounts + lowest, fields)
                 fields = torch.where(positive > 0, amounts, fields)
             if told is None:
-                return fields + lowest
+                return fields
+            # In double precision: where a field hardly varies, the rounding of amounts would add up.
             scale, shift = self._scale_and_shift(fields, told)
-            return fields * scale + (shift + lowest)
+            return (fields * scale + shift).to(fields.dtype)
 
     def _scale_and_shift(self, fields: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
-        """What fields (of positive variables: amounts above zero) are multiplied with, and what is added.
+        """What fields (of positive variables: amounts above the lowest) are multiplied with, and what is added.
 
         Returns:
-            `[batch, var, 1, 1, 1]` and `[batch, var, level, 1, 1]`.
+            `[batch, var, 1, 1, 1]` and `[batch, var, level, 1, 1]`, in double precision.
         """
         levels = fixed(fields.shape[2])
         mean = self._double(_statistics, self.mean, levels, like=fields)
         std = self._double(_statistics, self.std, levels, like=fields)
         mass = self._double(_shares, self.level_mass, levels, like=fields)
+        lowest = self._double(_lowest, self.mean, self.std, self.positive, levels, like=fields)
         rescaled, shifted = self._double(_flags, self.rescaled, self.shifted, like=fields).unbind(0)
         amounts = (std * self._mean_by_level(fields)) @ mass  # [batch, var]
         columns = [
@@ -139,11 +142,11 @@ class Budget(nn.Module):
             else amounts[:, variable]
             for variable in range(len(self.mean))
         ]
-        wanted = torch.stack(columns, 1)
+        wanted = torch.stack(columns, 1) - (mean + std * lowest) @ mass
         scale = torch.where(rescaled > 0, wanted.clamp_min(0) / torch.where(rescaled > 0, amounts, 1.0), 1.0)
-        missing = torch.where(shifted > 0, wanted - amounts - mean @ mass, 0.0)
+        missing = torch.where(shifted > 0, wanted - amounts, 0.0)
         shift = missing[..., None] * (std / (std.square() @ mass)[:, None])  # [batch, var, level]
-        return scale[..., None, None, None].to(fields.dtype), shift[..., None, None].to(fields.dtype)
+        return scale[..., None, None, None], (shift + lowest)[..., None, None]
 
     def _mean_by_level(self, fields: Tensor) -> Tensor:
         """`[batch, var, level, lat, lon]` -> area-weighted means `[batch, var, level]`, in double precision."""
@@ -179,20 +182,28 @@ def _flags(*flags: tuple[bool, ...]) -> NDArray[np.float64]:
     return np.asarray(flags, np.float64)
 
 
-def _bend(mean: Statistics, std: Statistics, positive: tuple[bool, ...], levels: int) -> NDArray[np.float64]:
-    """Whether positive, lowest normalised value, width of the bend, shift of the argument: `[4, var, level, 1, 1]`.
+def _lowest(mean: Statistics, std: Statistics, positive: tuple[bool, ...], levels: int) -> NDArray[np.float64]:
+    """`[var, level]`: what zero is where normalised, for positive variables; 0 for others.
 
-    The lowest value is rounded up in float32, so that no value becomes negative as it returns to physical units. The
-    bend is as wide as the mean lies above zero, within 0.1 to 1 standard deviations.
+    Rounded up in float32, so that no value becomes negative as it returns to physical units.
     """
     mean_of, std_of = _statistics(mean, levels), _statistics(std, levels)
     lowest = (-mean_of / std_of).astype(np.float32)
     for _ in range(2):  # rounded to the nearest, it may be one step too low
         below = lowest.astype(np.float64) * std_of + mean_of < 0
         lowest = np.where(below, np.nextafter(lowest, np.float32(np.inf)), lowest)
+    return np.where(np.asarray(positive)[:, None], lowest.astype(np.float64), 0.0)
+
+
+def _bend(mean: Statistics, std: Statistics, positive: tuple[bool, ...], levels: int) -> NDArray[np.float64]:
+    """Whether positive, lowest value, width of the bend, shift of the argument: `[4, var, level, 1, 1]`.
+
+    The bend is as wide as the mean lies above zero, within 0.1 to 1 standard deviations.
+    """
+    mean_of, std_of = _statistics(mean, levels), _statistics(std, levels)
     height = np.where(mean_of > 0, mean_of / std_of, 1.0)
     knee = np.clip(height, 0.1, 1.0)
     start = height / knee + np.log(-np.expm1(-height / knee))  # softplus(start) = height / knee
-    table = np.stack([np.ones_like(knee), lowest.astype(np.float64), knee, start])
-    table[:, ~np.asarray(positive)] = np.array([0.0, 0.0, 1.0, 0.0])[:, None, None]
-    return table[..., None, None]
+    flags = np.broadcast_to(np.asarray(positive)[:, None], knee.shape)
+    lowest = _lowest(mean, std, positive, levels)
+    return np.stack([flags, lowest, np.where(flags, knee, 1.0), np.where(flags, start, 0.0)])[..., None, None]

@@ -116,8 +116,8 @@ class DegreeFilter(nn.Module):
     def forward(self, x: Tensor, harmonics: Harmonics) -> Tensor:
         """`x[lat, lon, ..., channel]` -> like `x`, in its dtype."""
         spectrum = harmonics.analysis(x)
-        rows = spectrum.flatten(1, -2)  # [degree, order * 2 * ..., channel]
-        filtered = torch.bmm(rows, self.weight[: harmonics.degrees])
+        rows = spectrum.flatten(1, -2).to(self.weight.dtype)  # [degree, order * 2 * ..., channel]
+        filtered = torch.bmm(rows, self.weight[: harmonics.degrees])  # autocast may take half precision for this sum
         if self.parts == 2:  # times a complex number: order 0 loses its imaginary part in the synthesis
             real, imaginary = filtered.unflatten(1, spectrum.shape[1:-1]).chunk(2, -1)
             turned = torch.stack([-imaginary.select(2, 1), imaginary.select(2, 0)], 2)

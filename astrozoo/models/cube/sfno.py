@@ -135,15 +135,13 @@ class SphericalBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None, harmonics: Harmonics) -> Tensor:
         """`x[lat, lon, batch, level, channel]`, `condition[batch, embedding]` -> like `x`."""
-        branch = self.norm(x.permute(2, 4, 0, 1, 3))  # [batch, channel, lat, lon, level], channels last in memory
-        if self.film is not None:
-            branch = self.film(branch, condition)
-        branch = branch.permute(2, 3, 0, 4, 1)  # [lat, lon, batch, level, channel]
+        branch = self.norm(x.movedim(-1, 1)).movedim(1, -1)
+        if self.film is not None:  # which wants [batch, channel, lat, lon, level]; memory stays in order
+            branch = self.film(branch.permute(2, 4, 0, 1, 3), condition).permute(2, 3, 0, 4, 1)
         branch = branch + self.filter(branch, harmonics)
         if self.levels is not None:
             branch = self.levels(branch)
-        branch = self.mlp(branch).movedim(2, 0)  # [batch, lat, lon, level, channel]
-        return x + self.drop_path(branch).movedim(0, 2)
+        return x + self.drop_path(self.mlp(branch).movedim(2, 0)).movedim(0, 2)
 
 
 class CubeSFNO(FieldModel):
@@ -233,7 +231,7 @@ class CubeSFNO(FieldModel):
         return {name: state.permute(2, 4, 3, 0, 1) for name, state in self.stages(x, static, condition)}
 
     def grids(self, x: Tensor) -> tuple[Harmonics, Harmonics]:
-        """Transforms of the grid of `x` and of the internal grid.
+        """Transforms of the grid of `x` and of the internal grid, with the degrees that both hold.
 
         The internal grid keeps all longitudes where `scale_factor` does not divide them: turning the globe by columns
         would not turn it by columns.
@@ -244,7 +242,8 @@ class CubeSFNO(FieldModel):
         scale = config.scale_factor
         if scale == 1:
             return outer, outer
-        return outer, Harmonics.of("gauss", -(-lat // scale), lon // scale if lon % scale == 0 else lon, outer.degrees)
+        inner = Harmonics.of("gauss", -(-lat // scale), lon // scale if lon % scale == 0 else lon, outer.degrees)
+        return Harmonics.of(config.rows, lat, lon, inner.degrees), inner
 
     def stages(self, x: Tensor, static: Tensor | None, condition: Tensor | None) -> Iterator[tuple[str, Tensor]]:
         """Features `[lat, lon, batch, level, width]` by stage, as they are made."""
@@ -257,8 +256,6 @@ class CubeSFNO(FieldModel):
             state = state + (zonal.T.to(self.profile.dtype) @ self.profile).to(state.dtype)[:, None, None, None]
         state = self.lift(F.gelu(state))
         if inner != outer:
-            # Degrees that the internal grid does not hold are left out of the outer grid's, too.
-            outer = Harmonics(outer.rows, outer.lat, outer.lon, inner.degrees)
             state = inner.synthesis(outer.analysis(state)).to(state.dtype)
         yield "stem", state
         embedding = None if self.embed is None or condition is None else self.embed(condition)

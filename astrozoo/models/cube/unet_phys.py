@@ -195,7 +195,7 @@ class CubeUNetPhys(UShapeModel):
         """`y`, on the grid of `x`."""
         return _with_levels(super().output_specs(config), len(config.level_mass))
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x: Tensor,
         static: Tensor | None = None,
@@ -225,7 +225,7 @@ class CubeUNetPhys(UShapeModel):
         y: Tensor = self.budget(fields, told)
         return y.to(self.head.weight.dtype)
 
-    def features(
+    def features(  # type: ignore[override]
         self,
         x: Tensor,
         static: Tensor | None = None,
