@@ -3,13 +3,13 @@ import pytest
 import torch
 
 pytest.importorskip("torch_harmonics")
-from scipy.special import sph_harm_y  # noqa: E402
+from scipy.special import sph_harm_y
 
-from astrozoo.batch import random_batch  # noqa: E402
-from astrozoo.errors import ConfigError, InputError  # noqa: E402
-from astrozoo.models.cube import sfno  # noqa: E402
-from astrozoo.nn.harmonics import Harmonics  # noqa: E402
-from astrozoo.nn.latitudes import latitudes  # noqa: E402
+from astrozoo.batch import random_batch
+from astrozoo.errors import ConfigError, InputError
+from astrozoo.models.cube import sfno
+from astrozoo.nn.harmonics import Harmonics
+from astrozoo.nn.latitudes import latitudes
 
 RANGES = {"tiny": (1.5, 8), "small": (8, 35), "base": (35, 130)}
 BARE = {"static_vars": 0, "condition_dim": 0, "latitude_degrees": 0}

@@ -220,5 +220,5 @@ def test_gaussian_rows_need_the_globe():
 
 
 def test_what_is_kept_must_be_among_the_inputs():
-    with pytest.raises(ConfigError, match="conserved is .* among the inputs"):
+    with pytest.raises(ConfigError, match=r"conserved is .* among the inputs"):
         build(in_variables=("ps", "t", "u"))
