@@ -9,22 +9,30 @@ gates     gates per channel, level and place, and means over the area of the glo
 resample  coarser and finer grids of any size
 separable depthwise convolutions with large kernels
 spectral  convolutions in wave space along level, latitude and longitude
+residual  the residual block of convolutions
 drop      dropping residual branches during training
 transformer  blocks of attention, any that fits by name, and perceptron
+constants tables of sizes alone, made once, constants to compilers
+latitudes where rows of a grid lie, and the area of each
+harmonics transforms on the sphere and filters by degree (needs torch-harmonics, so it is imported by its own name)
+budget    a last layer in which global means close and quantities stay positive
 """
 
+from astrozoo.nn.budget import Budget
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
 from astrozoo.nn.gates import CBAM3d, ChannelGate, LevelGate, SpatialGate, area_mean
 from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.resample import Coarsen, Refine
 from astrozoo.nn.separable import DepthwiseCoarsen, DepthwiseGridConv3d, DepthwiseRefine, SelectiveDepthwise, upkern
+from astrozoo.nn.residual import ResidualBlock
 from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
 from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
 
 __all__ = [
     "CBAM3d",
     "ChannelGate",
+    "Budget",
     "ChannelNorm",
     "Coarsen",
     "DepthwiseCoarsen",
@@ -38,6 +46,7 @@ __all__ = [
     "Refine",
     "SelectiveDepthwise",
     "SpatialGate",
+    "ResidualBlock",
     "TransformerBlock",
     "TransformerStack",
     "area_mean",
