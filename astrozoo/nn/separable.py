@@ -21,6 +21,8 @@ __all__ = ["DepthwiseGridConv3d"]
 class DepthwiseGridConv3d(nn.Module):
     """A size-preserving depthwise convolution whose halo is the globe's, `kernel` x `kernel` cells x `level_kernel`.
 
+    With a `dilation`, the cells of the planar kernel lie that many rows and columns apart.
+
     Levels end where the atmosphere does: beyond the top and bottom lie zeros. A single level meets only the centre of
     the kernel over levels, which then scales the planar kernel: one planar convolution, with the same result.
 
@@ -30,10 +32,13 @@ class DepthwiseGridConv3d(nn.Module):
         bias: `[channel]`.
     """
 
-    def __init__(self, channels: int, *, kernel: int, level_kernel: int, longitude: str, poles: str) -> None:
+    def __init__(
+        self, channels: int, *, kernel: int, level_kernel: int, longitude: str, poles: str, dilation: int = 1
+    ) -> None:
         super().__init__()
         if kernel % 2 == 0 or level_kernel % 2 == 0 or min(kernel, level_kernel) < 1:
             raise ValueError(f"kernel is {kernel} and level_kernel {level_kernel}; both must be odd and positive.")
+        self.dilation = dilation
         self.longitude = longitude
         self.poles = poles
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel, kernel))
@@ -50,13 +55,13 @@ class DepthwiseGridConv3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x[batch, channel, level, lat, lon]` -> like `x`."""
-        levels, halo = x.shape[2], self.weight.shape[-1] // 2
+        levels, halo = x.shape[2], self.dilation * (self.weight.shape[-1] // 2)
         weight, bias, taps = self.weight, self.bias, self.level_weight
         if levels == 1 and taps is not None:
             weight, taps = weight * taps[:, taps.shape[1] // 2, None, None, None], None
         planes = x.squeeze(2) if levels == 1 else x.transpose(1, 2).flatten(0, 1)  # [batch * level, channel, lat, lon]
         planes = pad_grid(planes, halo, halo, longitude=self.longitude, poles=self.poles)
-        planes = F.conv2d(planes, weight, bias if taps is None else None, groups=weight.shape[0])
+        planes = F.conv2d(planes, weight, bias if taps is None else None, dilation=self.dilation, groups=weight.shape[0])
         if levels == 1:
             return planes.unsqueeze(2)
         y = planes.unflatten(0, (-1, levels)).transpose(1, 2)
@@ -67,8 +72,8 @@ class DepthwiseGridConv3d(nn.Module):
         channels, _, kernel, _ = self.weight.shape
         level_kernel = 1 if self.level_weight is None else self.level_weight.shape[1]
         return (
-            f"{channels}, kernel={kernel}, level_kernel={level_kernel}, longitude={self.longitude!r}, "
-            f"poles={self.poles!r}"
+            f"{channels}, kernel={kernel}, level_kernel={level_kernel}, dilation={self.dilation}, "
+            f"longitude={self.longitude!r}, poles={self.poles!r}"
         )
 
 

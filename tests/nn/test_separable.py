@@ -38,3 +38,16 @@ def test_a_kernel_wider_than_the_globe_goes_round():
     x = torch.randn(1, 1, 1, 1, 2, dtype=torch.float64)
     columns = torch.stack([x[0, 0, 0, 0, (torch.arange(-3, 4) + lon) % 2] for lon in range(2)])
     torch.testing.assert_close(conv(x).flatten(), columns @ conv.weight.sum((0, 1, 2)) + conv.bias)
+
+
+def test_a_dilated_kernel_is_one_with_holes_and_its_halo_wraps():
+    conv = initialised(
+        DepthwiseGridConv3d(2, kernel=3, level_kernel=3, dilation=2, longitude="periodic", poles="cross")
+    )
+    holes = initialised(DepthwiseGridConv3d(2, kernel=5, level_kernel=3, longitude="periodic", poles="cross"))
+    with torch.no_grad():
+        holes.weight.zero_()[..., ::2, ::2] = conv.weight
+        holes.level_weight.copy_(conv.level_weight)
+        holes.bias.copy_(conv.bias)
+    x = torch.randn(2, 2, 3, 6, 8, dtype=torch.float64)
+    torch.testing.assert_close(conv(x), holes(x))
