@@ -7,10 +7,12 @@ precision sums that keep their dtype under autocast
 film      conditioning on a vector by scale and shift
 resample  coarser and finer grids of any size
 separable depthwise convolutions with large kernels
+convlstm  the cell of the convolutional LSTM
 drop      dropping residual branches during training
 transformer  blocks of attention, any that fits by name, and perceptron
 """
 
+from astrozoo.nn.convlstm import ConvLSTMCell
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
 from astrozoo.nn.norm import ChannelNorm
@@ -22,6 +24,7 @@ from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
 __all__ = [
     "ChannelNorm",
     "Coarsen",
+    "ConvLSTMCell",
     "DepthwiseGridConv3d",
     "DropPath",
     "FiLM",
