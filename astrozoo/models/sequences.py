@@ -26,7 +26,15 @@ from astrozoo.models.fields import FieldConfig, FieldModel, field_tensor, side_i
 from astrozoo.nn import checks
 from astrozoo.registry.spec import Dim, TensorSpec
 
-__all__ = ["TRUTH_SCHEDULES", "Feedback", "FieldSequenceConfig", "FieldSequenceModel", "feeds_back", "fold_time", "unfold_time"]
+__all__ = [
+    "TRUTH_SCHEDULES",
+    "Feedback",
+    "FieldSequenceConfig",
+    "FieldSequenceModel",
+    "feeds_back",
+    "fold_time",
+    "unfold_time",
+]
 
 TRUTH_SCHEDULES = ("never", "constant", "linear", "exponential", "sigmoid")
 

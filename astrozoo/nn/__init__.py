@@ -8,6 +8,7 @@ film      conditioning on a vector by scale and shift
 resample  coarser and finer grids of any size
 separable depthwise convolutions with large kernels
 convlstm  the cell of the convolutional LSTM
+gsta      blocks of gated spatiotemporal attention with large kernels
 drop      dropping residual branches during training
 transformer  blocks of attention, any that fits by name, and perceptron
 """
@@ -15,6 +16,7 @@ transformer  blocks of attention, any that fits by name, and perceptron
 from astrozoo.nn.convlstm import ConvLSTMCell
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
+from astrozoo.nn.gsta import GatedLargeKernel, GatedSpatiotemporalBlock
 from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.resample import Coarsen, Refine
 from astrozoo.nn.separable import DepthwiseGridConv3d
@@ -28,6 +30,8 @@ __all__ = [
     "DepthwiseGridConv3d",
     "DropPath",
     "FiLM",
+    "GatedLargeKernel",
+    "GatedSpatiotemporalBlock",
     "GridConv3d",
     "Mlp",
     "Refine",

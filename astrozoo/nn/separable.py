@@ -61,7 +61,9 @@ class DepthwiseGridConv3d(nn.Module):
             weight, taps = weight * taps[:, taps.shape[1] // 2, None, None, None], None
         planes = x.squeeze(2) if levels == 1 else x.transpose(1, 2).flatten(0, 1)  # [batch * level, channel, lat, lon]
         planes = pad_grid(planes, halo, halo, longitude=self.longitude, poles=self.poles)
-        planes = F.conv2d(planes, weight, bias if taps is None else None, dilation=self.dilation, groups=weight.shape[0])
+        planes = F.conv2d(
+            planes, weight, bias if taps is None else None, dilation=self.dilation, groups=weight.shape[0]
+        )
         if levels == 1:
             return planes.unsqueeze(2)
         y = planes.unflatten(0, (-1, levels)).transpose(1, 2)
