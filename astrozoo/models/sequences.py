@@ -1,4 +1,4 @@
-"""What all models that forecast sequences of fields share: configuration, inputs, outputs, feedback of what they predict.
+"""What all models that forecast sequences of fields share: configuration, inputs, outputs, feedback.
 
 A family's configuration derives from `FieldSequenceConfig`, its model from `FieldSequenceModel`.
 Layout: `x[batch, time, var, level, lat, lon]` in equal steps of time, optional `static[batch, static, lat, lon]` and
@@ -32,6 +32,7 @@ __all__ = [
     "FieldSequenceConfig",
     "FieldSequenceModel",
     "feeds_back",
+    "flags",
     "fold_time",
     "unfold_time",
 ]
@@ -66,7 +67,7 @@ class FieldSequenceConfig(FieldConfig):
     def __post_init__(self) -> None:
         FieldConfig.__post_init__(self)
         checks.at_least(self, 1, "out_steps", "truth_steps")
-        checks.one_of(self, (True, False), "feedback")
+        flags(self, "feedback")
         checks.one_of(self, TRUTH_SCHEDULES, "truth_schedule")
         for name, start in (("persistence", self.persistence), ("truth_start", self.truth_start)):
             if isinstance(start, bool) or not isinstance(start, (int, float)) or not 0 <= start <= 1:
@@ -77,6 +78,13 @@ class FieldSequenceConfig(FieldConfig):
                 raise checks.fail(self, "persistence", f"0 {reason}")
             if self.truth_schedule != "never":
                 raise checks.fail(self, "truth_schedule", f"'never' {reason}")
+
+
+def flags(config: FieldSequenceConfig, *names: str) -> None:
+    """Every named field is True or False."""
+    for name in names:
+        if not isinstance(getattr(config, name), bool):
+            raise checks.fail(config, name, "True, False")
 
 
 def feeds_back(config: FieldSequenceConfig) -> bool:
@@ -130,6 +138,7 @@ class FieldSequenceModel(FieldModel):
     """
 
     task = "field_forecast"
+    loss_calls: Tensor | None
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -202,7 +211,10 @@ class FieldSequenceModel(FieldModel):
         """Forecast any number of steps, each from what was predicted before; see `forward`.
 
         Args:
-            x, steps, static, condition: As of `forward`.
+            x: `[batch, time, var, level, lat, lon]`, oldest first.
+            steps: Length of the forecast.
+            static: `[batch, static, lat, lon]`, exactly where `static_vars` is not 0.
+            condition: `[batch, param]`, exactly where `condition_dim` is not 0.
             detach: Whether gradients end at what a step starts from, instead of going back through all of time.
         """
         return self(x, static, condition, steps=steps, feedback=Feedback(detach=detach))

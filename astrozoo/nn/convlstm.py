@@ -73,7 +73,7 @@ class ConvLSTMCell(nn.Module):
             nn.init.zeros_(self.peepholes)
 
     def project(self, x: Tensor) -> Tensor:
-        """What the gates get of inputs `x[batch, in_channel, level, lat, lon]`: all times of a sequence may be one batch."""
+        """What the gates get of inputs `x[batch, in_channel, level, lat, lon]`; a sequence may be one batch."""
         if self.input is None:
             raise ValueError("this cell was made with in_channels=0 and takes no input.")
         return self.input(x)

@@ -1,8 +1,8 @@
 """Gated spatiotemporal attention: large kernels that gate features, on latitude-longitude grids with levels.
 
-Tan, Gao, Li, Li (2022), "SimVP: Towards Simple yet Powerful Spatiotemporal Predictive Learning", arXiv:2211.12509. Times
-are channels, so that the pointwise convolutions mix times while depthwise ones with a large kernel, decomposed into a
-dense and a dilated one (Guo et al. 2022, arXiv:2202.09741), gather what is around.
+Tan, Gao, Li, Li (2022), "SimVP: Towards Simple yet Powerful Spatiotemporal Predictive Learning", arXiv:2211.12509.
+Times are channels, so that the pointwise convolutions mix times while depthwise ones with a large kernel, decomposed
+into a dense and a dilated one (Guo et al. 2022, arXiv:2202.09741), gather what is around.
 Where we differ, and why: normalisation over channels replaces batch norm (one sample's forecast must not depend on its
 neighbours'); the dense depthwise kernels reach over levels too; convolutions know the globe.
 
@@ -26,8 +26,8 @@ __all__ = ["GatedLargeKernel", "GatedSpatiotemporalBlock"]
 class GatedLargeKernel(nn.Module):
     """`x + project(sigmoid(g) * f)`, with `f` and `g` of a large kernel over `gelu(expand(x))`.
 
-    The large kernel is a depthwise one of 5 x 5 cells, one of `dilated` x `dilated` cells that lie `dilation` apart, and
-    a pointwise convolution that also makes the gate: 7 cells 3 apart see 23 x 23 cells.
+    The large kernel is a depthwise one of 5 x 5 cells, one of `dilated` x `dilated` cells that lie `dilation` apart,
+    and a pointwise convolution that also makes the gate: 7 cells 3 apart see 23 x 23 cells.
     """
 
     def __init__(

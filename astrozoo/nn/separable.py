@@ -56,7 +56,8 @@ class DepthwiseGridConv3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`x[batch, channel, level, lat, lon]` -> like `x`."""
         levels, halo = x.shape[2], self.dilation * (self.weight.shape[-1] // 2)
-        weight, bias, taps = self.weight, self.bias, self.level_weight
+        weight: Tensor = self.weight
+        bias, taps = self.bias, self.level_weight
         if levels == 1 and taps is not None:
             weight, taps = weight * taps[:, taps.shape[1] // 2, None, None, None], None
         planes = x.squeeze(2) if levels == 1 else x.transpose(1, 2).flatten(0, 1)  # [batch * level, channel, lat, lon]

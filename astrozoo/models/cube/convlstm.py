@@ -1,4 +1,4 @@
-"""cube_convlstm: convolutional LSTM encoder-forecaster of fields on a latitude-longitude grid, for forecasts and emulation.
+"""cube_convlstm: convolutional LSTM for sequences of latitude-longitude fields, for forecasts and emulation.
 
 Papers: Shi, Chen, Wang, Yeung, Wong, Woo (2015), "Convolutional LSTM Network", arXiv:1506.04214; the pyramid of scales
 between encoder and forecaster is that of Shi, Gao, Lausen, Wang, Yeung, Wong, Woo (2017), arXiv:1706.03458.
@@ -32,6 +32,7 @@ from astrozoo.models.sequences import (
     FieldSequenceConfig,
     FieldSequenceModel,
     feeds_back,
+    flags,
     fold_time,
 )
 from astrozoo.nn import ChannelNorm, Coarsen, ConvLSTMCell, FiLM, Refine, checks
@@ -83,12 +84,12 @@ class CubeConvLSTMConfig(FieldSequenceConfig):
             raise checks.fail(self, "kernel", "an odd number")
         if self.level_kernel not in (1, 3):
             raise checks.fail(self, "level_kernel", "1, 3")
-        checks.one_of(self, (True, False), "peepholes")
+        flags(self, "peepholes")
         checks.between(self, 0, 1, "dropout")
 
 
 class Layer(nn.Module):
-    """A recurrent layer of one scale: what enters is activated, conditioned, thinned out, and moves the cell's state."""
+    """A recurrent layer of one scale: what enters is activated, conditioned, thinned out, and moves the state."""
 
     def __init__(self, config: CubeConvLSTMConfig, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class Layer(nn.Module):
         return self.cell.project(self.dropout(x))
 
     def forward(self, x: Tensor, embedding: Tensor | None, times: int) -> tuple[Tensor, Tensor, Tensor]:
-        """`x[time * batch, in_channel, ...]` -> all hidden states `[time * batch, channel, ...]`, and the last `h, c`."""
+        """`x[time * batch, in_channel, ...]` -> all hidden states `[time * batch, channel, ...]`, the last `h, c`."""
         gates = self.project(x, embedding).unflatten(0, (times, -1)).unbind(0)
         hidden, (h, c) = self.cell.sequence(gates)
         return torch.cat(hidden) if times > 1 else h, h, c
@@ -165,18 +166,16 @@ class Forecaster(nn.Module):
             `[batch, out_var, level, lat, lon]`, then the next states.
         """
         entering: list[Tensor | None] = [None] * len(self.layers)
-        x = fed
-        for scale, coarsen in enumerate(self.down):
-            entering[scale] = x = coarsen(F.silu(x))
-        after = list(states)
-        above: Tensor | None = None
+        after, x, above = list(states), fed, None
+        for scale, coarsen in enumerate(self.down):  # none without feedback
+            entering[scale] = x = coarsen(F.silu(x))  # type: ignore[arg-type]
         for scale in reversed(range(len(self.layers))):
             h, c = states[2 * scale : 2 * scale + 2]
             x = entering[scale]
             if above is not None:
                 refined = self.up[scale](above, h.shape[2:])
                 x = refined if x is None else x + refined
-            layer = self.layers[scale]
+            layer: Any = self.layers[scale]
             gates = None if x is None else layer.project(x, embedding)
             above, after[2 * scale + 1] = layer.cell(gates, (h, c))
             after[2 * scale] = above
@@ -241,7 +240,7 @@ class CubeConvLSTM(FieldSequenceModel):
     ) -> Tensor:
         """The encoder's states, then one step of the forecaster after the other."""
         states, observed, surface, embedding = self.encode(x, static, condition)
-        previous, outputs = x[:, -1], []
+        previous, outputs = x[:, -1], list[Tensor]()
         for step in range(steps):
             if step and self.persistence is not None:
                 previous = feedback(outputs[-1][:, None], step - 1)[:, 0]

@@ -2,14 +2,14 @@
 
 Paper: Tan, Gao, Li, Li (2022), "SimVP: Towards Simple yet Powerful Spatiotemporal Predictive Learning" (SimVP v2),
 arXiv:2211.12509. An encoder turns every field into features of a coarser grid, a translator of gated spatiotemporal
-attention (`astrozoo.nn.gsta`) turns the features of all times into those of all times to come, a decoder makes fields of
-them, helped by features of the encoder's first layer.
+attention (`astrozoo.nn.gsta`) turns the features of all times into those of all times to come, a decoder makes fields
+of them, helped by features of the encoder's first layer.
 Where we differ, and why:
-- Any number of times: of more than `in_steps` fields the last are used, and before fewer the earliest is repeated, as if
-  nothing had changed before; `block_steps` fields are predicted at once, and further ones from those (`feedback`), whose
-  features join those of the fields that are known already.
-- The paper pairs the first layer's features of the first field in with the first field out. We let every field out take
-  a learnt sum over the times, the last field at first: that is the nearest in time, and the two numbers may differ.
+- Any number of times: of more than `in_steps` fields the last are used, and before fewer the earliest is repeated, as
+  if nothing had changed before; `block_steps` fields are predicted at once, and further ones from those (`feedback`),
+  whose features join those of the fields that are known already.
+- The paper pairs the first layer's features of the first field in with the first field out. We let every field out
+  take a learnt sum over the times, the last field at first: the nearest in time, and the two numbers may differ.
 - Normalisation over channels replaces group and batch norm, and widths grow towards the coarse grid, where a cell sees
   more: a fine grid costs little. Convolutions wrap around in longitude and continue across the poles.
 - An untrained model predicts the climatology, or with `persistence=1.0` the last field.
