@@ -70,18 +70,16 @@ def test_before_few_fields_the_earliest_is_repeated_and_of_many_the_last_are_use
     torch.testing.assert_close(model(short, **inputs), model(torch.cat([short[:, :1], short], 1), **inputs))
 
 
-@pytest.mark.parametrize("block_steps", [1, 2, 3, 5])
+@pytest.mark.parametrize("block_steps", [1, 2, 5])
 def test_further_blocks_are_forecast_from_the_predicted_fields(block_steps):
     # The features of known fields are kept; the result is that of reading all fields again.
-    model = build(block_steps=block_steps)
-    inputs = inputs_of(model, time=2)
+    model = build(block_steps=block_steps, translator_width=8, depth=1)
+    inputs = inputs_of(model, time=2, lat=4, lon=4)
     x = inputs.pop("x")
-    got, expected = model(x, **inputs, steps=7), x
-    while expected.shape[1] < 9:
-        expected = torch.cat([expected, model(expected, **inputs, steps=block_steps)], 1)
-        if expected.shape[1] - 2 <= block_steps:  # what was repeated in front stays there for a while
-            expected = torch.cat([expected[:, :1], expected], 1)
-    torch.testing.assert_close(got, expected[:, 3:10] if expected.shape[1] >= 10 else expected[:, 3:])
+    fields = torch.cat([x[:, :1], x], 1)
+    while fields.shape[1] < 3 + 6:
+        fields = torch.cat([fields, model(fields, **inputs, steps=block_steps)], 1)
+    torch.testing.assert_close(model(x, **inputs, steps=6), fields[:, 3:9])
 
 
 def test_without_feedback_a_forecast_is_at_most_a_block():
@@ -89,7 +87,7 @@ def test_without_feedback_a_forecast_is_at_most_a_block():
     assert model(**inputs_of(model)).shape == (2, 2, 3, 1, 8, 12)
     with pytest.raises(ConfigError, match="predicts 2 steps at once and feeds nothing back"):
         model(**inputs_of(model), steps=3)
-    with pytest.raises(ConfigError, match="out_steps is 3; allowed: without feedback .*at most block_steps, 2"):
+    with pytest.raises(ConfigError, match=r"out_steps is 3; allowed: without feedback .*at most block_steps, 2"):
         build(feedback=False)
 
 
