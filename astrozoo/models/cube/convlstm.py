@@ -240,7 +240,8 @@ class CubeConvLSTM(FieldSequenceModel):
     ) -> Tensor:
         """The encoder's states, then one step of the forecaster after the other."""
         states, observed, surface, embedding = self.encode(x, static, condition)
-        previous, outputs = x[:, -1], list[Tensor]()
+        previous = x[:, -1]
+        outputs: list[Tensor] = []
         for step in range(steps):
             if step and self.persistence is not None:
                 previous = feedback(outputs[-1][:, None], step - 1)[:, 0]
