@@ -10,6 +10,8 @@ resample  coarser and finer grids of any size
 separable depthwise convolutions with large kernels
 spectral  convolutions in wave space along level, latitude and longitude
 residual  the residual block of convolutions
+convlstm  the cell of the convolutional LSTM
+gsta      blocks of gated spatiotemporal attention with large kernels
 drop      dropping residual branches during training
 transformer  blocks of attention, any that fits by name, and perceptron
 constants tables of sizes alone, made once, constants to compilers
@@ -26,6 +28,13 @@ from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.resample import Coarsen, Refine
 from astrozoo.nn.separable import DepthwiseCoarsen, DepthwiseGridConv3d, DepthwiseRefine, SelectiveDepthwise, upkern
 from astrozoo.nn.residual import ResidualBlock
+from astrozoo.nn.convlstm import ConvLSTMCell
+from astrozoo.nn.drop import DropPath
+from astrozoo.nn.film import FiLM
+from astrozoo.nn.gsta import GatedLargeKernel, GatedSpatiotemporalBlock
+from astrozoo.nn.norm import ChannelNorm
+from astrozoo.nn.resample import Coarsen, Refine
+from astrozoo.nn.separable import DepthwiseGridConv3d
 from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
 from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
 
@@ -38,8 +47,12 @@ __all__ = [
     "DepthwiseCoarsen",
     "DepthwiseGridConv3d",
     "DepthwiseRefine",
+    "ConvLSTMCell",
+    "DepthwiseGridConv3d",
     "DropPath",
     "FiLM",
+    "GatedLargeKernel",
+    "GatedSpatiotemporalBlock",
     "GridConv3d",
     "LevelGate",
     "Mlp",

@@ -93,18 +93,30 @@ class _Depthwise(nn.Module):
 
 
 class DepthwiseGridConv3d(_Depthwise):
-    """A size-preserving depthwise convolution of `level_kernel` x `kernel` x `kernel` cells with the globe's halo."""
+    """A size-preserving depthwise convolution of `level_kernel` x `kernel` x `kernel` cells with the globe's halo.
 
-    def __init__(self, channels: int, *, kernel: int, level_kernel: int, longitude: str, poles: str) -> None:
+    With a `dilation`, the cells of the planar kernel lie that many rows and columns apart.
+    """
+
+    def __init__(
+        self, channels: int, *, kernel: int, level_kernel: int, longitude: str, poles: str, dilation: int = 1
+    ) -> None:
         super().__init__(channels, kernel=kernel, level_kernel=level_kernel, longitude=longitude, poles=poles)
+        self.dilation = dilation
 
     def forward(self, x: Tensor) -> Tensor:
         """`x[batch, channel, level, lat, lon]` -> like `x`."""
         weight, taps = self.kernels(x.shape[2])
-        planes = self.pad(_fold(x), self.halo)
-        y = _unfold(F.conv2d(planes, weight, self.bias if taps is None else None, groups=weight.shape[0]), x.shape[2])
+        planes = self.pad(_fold(x), self.halo * self.dilation)
+        bias = self.bias if taps is None else None
+        y = F.conv2d(planes, weight, bias, dilation=self.dilation, groups=weight.shape[0])
+        y = _unfold(y, x.shape[2])
         # Levels last: compiled, they cost nothing of their own, since they become part of the norm that reads them.
         return y if taps is None else _mix_levels(y, taps, self.level_halo, bias=self.bias)
+
+    def extra_repr(self) -> str:
+        """As of all of them, and the dilation."""
+        return f"{super().extra_repr()}, dilation={self.dilation}"
 
 
 class DepthwiseCoarsen(_Depthwise):

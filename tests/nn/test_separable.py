@@ -52,6 +52,17 @@ def test_is_the_depthwise_3d_convolution_with_the_product_of_its_kernels(longitu
     torch.testing.assert_close(conv(x), expected)
 
 
+def test_a_dilated_kernel_is_one_with_holes_and_its_halo_wraps():
+    conv = initialised(DepthwiseGridConv3d(2, kernel=3, level_kernel=3, dilation=2, **GLOBE))
+    holes = initialised(DepthwiseGridConv3d(2, kernel=5, level_kernel=3, **GLOBE))
+    with torch.no_grad():
+        holes.weight.zero_()[..., ::2, ::2] = conv.weight
+        holes.level_weight.copy_(conv.level_weight)
+        holes.bias.copy_(conv.bias)
+    x = fields(2, 2, 3, 6, 8)
+    torch.testing.assert_close(conv(x), holes(x))
+
+
 def test_a_kernel_wider_than_the_globe_goes_round():
     conv = initialised(DepthwiseGridConv3d(1, kernel=7, level_kernel=1, longitude="periodic", poles="edge"))
     x = fields(1, 1, 1, 1, 2)
