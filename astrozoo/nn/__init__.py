@@ -7,12 +7,14 @@ precision sums that keep their dtype under autocast
 film      conditioning on a vector by scale and shift
 resample  coarser and finer grids of any size
 drop      dropping residual branches during training
+position  where the tokens of a latitude-longitude grid lie: encoding, angles of rotary positions, geometries
 transformer  blocks of attention, any that fits by name, and perceptron
 """
 
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
 from astrozoo.nn.norm import ChannelNorm
+from astrozoo.nn.position import GridPosition, turns_longitude
 from astrozoo.nn.resample import Coarsen, Refine
 from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
 from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
@@ -23,10 +25,12 @@ __all__ = [
     "DropPath",
     "FiLM",
     "GridConv3d",
+    "GridPosition",
     "Mlp",
     "Refine",
     "TransformerBlock",
     "TransformerStack",
     "half_turn",
     "pad_grid",
+    "turns_longitude",
 ]
