@@ -7,7 +7,7 @@ by name that needs nothing but tokens, their grid or their places; `GRID_ATTENTI
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,7 +57,8 @@ class TokenConfig(FieldConfig):
         patch: Cells of a token in lat and in lon.
         level_patch: Levels of a token; fields of a single level are not repeated to fill it.
         attention: Name of the attention; `spec.attentions` lists those that fit.
-        attention_options: Further options of it, such as `{"window": 64}`.
+        attention_options: Further options of it, as a mapping such as `{"window": 64}`, or as pairs of name and value,
+            which is how they are kept.
         condition_width: Width of the embedding of `condition`.
         dropout: Probability of dropping attention weights and activations of perceptrons during training.
         drop_path: Probability of dropping the last block; it rises linearly from 0 at the first.
@@ -70,7 +71,7 @@ class TokenConfig(FieldConfig):
     patch: int = 4
     level_patch: int = 2
     attention: str = "flash"
-    attention_options: Mapping[str, Any] = field(default_factory=dict)
+    attention_options: Any = ()
     condition_width: int = 128
     dropout: float = 0.0
     drop_path: float = 0.0
@@ -103,7 +104,7 @@ def misfit(attention: str, use: TokenUse) -> str:
 
 
 def check_attention(config: Any, use: TokenUse) -> None:
-    """The fields `attention` and `attention_options` of a configuration name an attention that fits the use.
+    """The fields `attention` and `attention_options` of a configuration name an attention that fits; options are frozen.
 
     Raises:
         ConfigError: It does not fit, with the reason and those that do, or the options are no mapping.
@@ -114,8 +115,17 @@ def check_attention(config: Any, use: TokenUse) -> None:
     if reason := misfit(config.attention, use):
         fitting = [name for name in registry.list_attentions() if not misfit(name, use)]
         raise checks.fail(config, "attention", f"{', '.join(map(repr, fitting))}; of this one {reason}")
-    if not isinstance(config.attention_options, Mapping):
-        raise checks.fail(config, "attention_options", "a mapping of option to value")
+    options = config.attention_options
+    try:
+        pairs = tuple(sorted((name, _frozen(value)) for name, value in dict(options).items()))
+    except (TypeError, ValueError):
+        raise checks.fail(config, "attention_options", "a mapping of option to value") from None
+    object.__setattr__(config, "attention_options", pairs)  # the dataclass is frozen; this is still its construction
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, which come from files, as tuples."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def is_relative(attention: str) -> bool:
@@ -195,18 +205,23 @@ class TokenTrunk(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
 
-    def place(self, tokens: Tensor, cells: Sequence[int]) -> Tensor:
+    def place(self, tokens: Tensor, cells: Sequence[int], chosen: Tensor | None = None) -> Tensor:
         """Tell tokens where they lie.
 
         Args:
-            tokens: `[batch, level, lat, lon, dim]`, the whole grid.
-            cells: Sizes (level, lat, lon) of the fields that they cover.
+            tokens: `[batch, level, lat, lon, dim]`, the whole grid, or `[batch, token, dim]` of what is chosen of it.
+            cells: Sizes (level, lat, lon) of the fields that the whole grid covers.
+            chosen: int64 `[batch, token]`, which of the grid's tokens these are; None for all.
 
         Returns:
             `[batch, token, dim]`.
         """
-        placed: Tensor = self.position(tokens, cells)
-        return placed.flatten(1, 3)
+        if chosen is None:
+            placed: Tensor = self.position(tokens, cells)
+            return placed.flatten(1, 3)
+        encoding = self.position.encoding(cells, tokens)
+        encoding = encoding.expand(*self.position.sizes(cells), -1).flatten(0, 2)
+        return tokens + encoding[chosen]
 
     def terms(self, tokens: Tensor, cells: Sequence[int], chosen: Tensor | None = None) -> dict[str, Any]:
         """What an attention over the tokens is told beside them: `positions`, `geometry`.
