@@ -1,11 +1,11 @@
 """Fields into tokens, variable by variable, and the encoder that `cube_vit` and `cube_mae` share.
 
-Every variable has its own patch embedding, and one attention per patch aggregates the variables, so that the trunk costs
-the same for five of them as for fifty (ClimaX: Nguyen et al. 2023, arXiv:2301.10343). There, a patch of each variable is
-embedded, an embedding of the variable is added, and a learned query attends to the results. All of that is linear in the
-patch up to the softmax; here the products of its matrices are the parameters: a map from a patch to the logits of the
-heads and one to their values, for each variable. The function is the same, and no product of width times width is
-computed per variable and patch.
+Every variable has its own patch embedding, and one attention per patch aggregates the variables, so that the trunk
+costs the same for five of them as for fifty (ClimaX: Nguyen et al. 2023, arXiv:2301.10343). There, a patch of each
+variable is embedded, an embedding of the variable is added, and a learned query attends to the results. Logits and
+values are then linear in the patch. Here the products of the matrices are the parameters: for each variable, a map from
+a patch to the logit of every head and one to its values. The function is the same, and nothing of width times width is
+computed for each variable and patch.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class VariableProjection(nn.Module):
         self.logit_bias = nn.Parameter(torch.empty(variables, num_heads))
 
     def reset_parameters(self) -> None:
-        """All variables weigh the same, as with the query of zeros of ClimaX; tokens of uncorrelated cells have size 1."""
+        """Variables weigh the same, as with the query of zeros of ClimaX; tokens of independent cells have size 1."""
         cells = self.value[0, ..., 0].numel()
         nn.init.normal_(self.value, std=(self.sources / cells) ** 0.5)
         nn.init.normal_(self.value_bias, std=0.02 * self.sources**0.5)
@@ -77,8 +77,9 @@ class VariableProjection(nn.Module):
         nn.init.zeros_(self.logit_bias)
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """`patches[batch, patch, var, cell]` -> values `[batch, patch, var, dim]`, logits `[batch, patch, var, head]`."""
-        value, logit = self.value, self.logit
+        """Values `[batch, patch, var, dim]` and logits `[batch, patch, var, head]` of `[batch, patch, var, cell]`."""
+        value: Tensor = self.value
+        logit: Tensor = self.logit
         if patches.shape[-1] < value[0, ..., 0].numel():  # a single level, as if repeated
             value, logit = value.sum(1), logit.sum(1)
         by_variable = patches.permute(2, 0, 1, 3).flatten(1, 2)  # [var, batch * patch, cell]
@@ -107,7 +108,7 @@ class VariableTokens(nn.Module):
             self.static = VariableProjection(config.static_vars, plane, config.dim, config.num_heads, sources)
 
     def cut(self, x: Tensor, static: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """`x[batch, var, level, lat, lon]`, `static[batch, static, lat, lon]` -> `[batch, token, var, cell]` of both."""
+        """`x[batch, var, level, lat, lon]`, `static[batch, static, lat, lon]` -> `[batch, token, var, cell]`, twice."""
         level, lat, lon = self.patch
         patches = into_patches(x, (1 if x.shape[2] == 1 else level, lat, lon), longitude=self.longitude)
         if static is None:
@@ -116,7 +117,7 @@ class VariableTokens(nn.Module):
         return patches, plane.repeat(1, patches.shape[1] // plane.shape[1], 1, 1)
 
     def forward(self, patches: Tensor, static: Tensor | None = None) -> Tensor:
-        """`[batch, token, var, cell]` of both, as `cut` gives them, or of some tokens -> `[batch, token, dim]`."""
+        """Embed `[batch, token, var, cell]` of both, as `cut` gives them, or of some tokens: `[batch, token, dim]`."""
         values, logits = self.fields(patches)
         if self.static is not None and static is not None:
             static_values, static_logits = self.static(static)
@@ -166,16 +167,18 @@ class FieldEncoder(nn.Module):
         embedding: Tensor | None,
         *,
         chosen: Tensor | None = None,
+        hidden: Tensor | None = None,
         run: Callable[..., Any] | None = None,
         taps: list[Tensor] | None = None,
     ) -> Tensor:
-        """Encode all patches, or only some; what is not chosen is not computed.
+        """Encode all patches, or only some: what is not chosen is not computed, what is hidden is not read.
 
         Args:
             x: `[batch, var, level, lat, lon]`.
             static: `[batch, static, lat, lon]`, where the configuration has such.
             embedding: `[batch, condition_width]`, from `embedded`.
             chosen: int64 `[batch, token]`, which patches, in row-major order of (level, lat, lon); None for all.
+            hidden: bool `[batch, token]`, patches of the whole grid that no other may see; their tokens mean nothing.
             run: `model.run`, through which blocks are checkpointed.
             taps: Is filled with the tokens as they enter the trunk and after each block.
 
@@ -185,13 +188,22 @@ class FieldEncoder(nn.Module):
         cells = x.shape[2:]
         patches, plane = self.embed.cut(x, static)
         if chosen is not None:
-            patches = patches.take_along_dim(chosen[:, :, None, None], 1)
-            plane = None if plane is None else plane.take_along_dim(chosen[:, :, None, None], 1)
+            patches = _chosen(patches, chosen)
+            plane = None if plane is None else _chosen(plane, chosen)
+        if hidden is not None:  # a gap may hold NaN, which would reach the gradients even if nobody looked
+            patches = patches.masked_fill(hidden[:, :, None, None], 0)
         tokens = self.embed(patches, plane)
         if chosen is None:
             tokens = tokens.unflatten(1, self.trunk.position.sizes(cells))
         tokens = self.trunk.place(tokens, cells, chosen)
         if taps is not None:
             taps.append(tokens)
-        encoded: Tensor = self.trunk(tokens, cells, embedding, chosen=chosen, run=run, taps=taps)
+        seen = None if hidden is None else ~hidden
+        encoded: Tensor = self.trunk(tokens, cells, embedding, chosen=chosen, key_mask=seen, run=run, taps=taps)
         return encoded
+
+
+def _chosen(patches: Tensor, chosen: Tensor) -> Tensor:
+    """`patches[batch, patch, ...]`, `chosen[batch, token]` -> `[batch, token, ...]`."""
+    places = chosen.reshape(*chosen.shape, *(1,) * (patches.ndim - 2))
+    return patches.gather(1, places.expand(-1, -1, *patches.shape[2:]))

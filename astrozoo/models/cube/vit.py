@@ -141,22 +141,28 @@ class CubeViT(FieldModel):
         grids = [tokens.unflatten(1, sizes).movedim(-1, 1) for tokens in taps]
         return dict(zip(self.feature_stages(self.config), [*grids, cells], strict=True))
 
-    def load_encoder(self, state: Mapping[str, Any]) -> None:
-        """Take over a pretrained encoder, such as `CubeMAE.encoder_state()`; stem, decoder and head stay as they are.
+    def load_encoder(self, pretrained: nn.Module) -> None:
+        """Take over the encoder of a pretrained model, such as a `CubeMAE`; stem, decoder and head stay as they are.
 
         Args:
-            state: Tensors by the names that they have in `self.encoder`.
+            pretrained: A model with an `encoder` like this one's, on any device and in any dtype.
 
         Raises:
-            ConfigError: Names or shapes differ: the encoders were configured differently.
+            ConfigError: It has none, or names or shapes of its tensors differ: the two were configured differently.
         """
-        own = self.encoder.state_dict()
-        wrong = [name for name in sorted(own.keys() | state.keys()) if _shape(own, name) != _shape(state, name)]
-        if wrong:
-            listed = "; ".join(f"{name} {_shape(own, name)}, given {_shape(state, name)}" for name in wrong[:5])
+        given = getattr(pretrained, "encoder", None)
+        if not isinstance(given, FieldEncoder):
             raise ConfigError(
-                f"{len(wrong)} of {len(own)} tensors of the encoder differ: {listed}. Configure both models alike: "
-                "in_vars, static_vars, condition_dim, dim, depth, num_heads, mlp_ratio, patch, level_patch, attention."
+                f"{type(pretrained).__name__} has no encoder of fields; expected a cube_mae or a cube_vit."
+            )
+        own, state = self.encoder.state_dict(), given.state_dict()
+        shapes = {name: [_shape(own, name), _shape(state, name)] for name in sorted(own.keys() | state.keys())}
+        wrong = [f"{name} is {ours}, given {theirs}" for name, (ours, theirs) in shapes.items() if ours != theirs]
+        if wrong:
+            raise ConfigError(
+                f"{len(wrong)} of {len(shapes)} tensors of the encoders differ: {'; '.join(wrong[:3])}. Configure both "
+                "alike: in_vars, static_vars, condition_dim, condition_width, longitude, dim, depth, num_heads, "
+                "mlp_ratio, patch, level_patch, attention."
             )
         self.encoder.load_state_dict(state)
 
