@@ -13,6 +13,7 @@ residual  the residual block of convolutions
 convlstm  the cell of the convolutional LSTM
 gsta      blocks of gated spatiotemporal attention with large kernels
 drop      dropping residual branches during training
+position  where the tokens of a latitude-longitude grid lie: encoding, angles of rotary positions, geometries
 transformer  blocks of attention, any that fits by name, and perceptron
 constants tables of sizes alone, made once, constants to compilers
 latitudes where rows of a grid lie, and the area of each
@@ -25,6 +26,7 @@ from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
 from astrozoo.nn.gates import CBAM3d, ChannelGate, LevelGate, SpatialGate, area_mean
 from astrozoo.nn.norm import ChannelNorm
+from astrozoo.nn.position import GridPosition, turns_longitude
 from astrozoo.nn.resample import Coarsen, Refine
 from astrozoo.nn.separable import DepthwiseCoarsen, DepthwiseGridConv3d, DepthwiseRefine, SelectiveDepthwise, upkern
 from astrozoo.nn.residual import ResidualBlock
@@ -55,6 +57,7 @@ __all__ = [
     "GatedSpatiotemporalBlock",
     "GridConv3d",
     "LevelGate",
+    "GridPosition",
     "Mlp",
     "Refine",
     "SelectiveDepthwise",
@@ -66,4 +69,5 @@ __all__ = [
     "half_turn",
     "pad_grid",
     "upkern",
+    "turns_longitude",
 ]
