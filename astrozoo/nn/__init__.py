@@ -7,9 +7,12 @@ precision sums that keep their dtype under autocast
 film      conditioning on a vector by scale and shift
 resample  coarser and finer grids of any size
 drop      dropping residual branches during training
+mixed     candidate operations of an architecture search, and their mixture on an edge
+bilevel   the two-level step of an architecture search
 transformer  blocks of attention, any that fits by name, and perceptron
 """
 
+from astrozoo.nn.bilevel import BilevelStep, architecture_gradient
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
 from astrozoo.nn.norm import ChannelNorm
@@ -18,6 +21,7 @@ from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
 from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
 
 __all__ = [
+    "BilevelStep",
     "ChannelNorm",
     "Coarsen",
     "DropPath",
@@ -27,6 +31,7 @@ __all__ = [
     "Refine",
     "TransformerBlock",
     "TransformerStack",
+    "architecture_gradient",
     "half_turn",
     "pad_grid",
 ]
