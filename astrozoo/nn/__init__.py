@@ -6,6 +6,7 @@ norm      normalisation over channels, the same for every batch and grid
 precision sums that keep their dtype under autocast
 film      conditioning on a vector by scale and shift
 resample  coarser and finer grids of any size
+separable depthwise convolutions with large kernels
 drop      dropping residual branches during training
 mixed     candidate operations of an architecture search, and their mixture on an edge
 bilevel   the two-level step of an architecture search
@@ -17,6 +18,7 @@ from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
 from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.resample import Coarsen, Refine
+from astrozoo.nn.separable import DepthwiseGridConv3d
 from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
 from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
 
@@ -24,6 +26,7 @@ __all__ = [
     "BilevelStep",
     "ChannelNorm",
     "Coarsen",
+    "DepthwiseGridConv3d",
     "DropPath",
     "FiLM",
     "GridConv3d",
