@@ -1,4 +1,4 @@
-"""Two-level optimisation of differentiable architecture search: weights on one half of the data, architecture on another.
+"""Differentiable architecture search on two levels: weights on one half of the data, architecture on the other.
 
 Paper: Liu, Simonyan, Yang (2018), "DARTS: Differentiable Architecture Search", arXiv:1806.09055.
 
@@ -44,7 +44,7 @@ class BilevelStep:
     """One step of the search: the architecture from the validation batch, then the weights from the training batch.
 
     Called in a bare loop, with the model where it computes; inside `torch.autocast(..., torch.bfloat16)` for mixed
-    precision. Noise (dropout) is the same in all evaluations of a step, so that differences of gradients mean something.
+    precision. Noise (dropout) is the same in all gradients of the architecture: their differences shall mean something.
     """
 
     def __init__(
@@ -85,7 +85,15 @@ class BilevelStep:
         self.clip = clip
 
     def __call__(self, train: Any, validation: Any) -> dict[str, Tensor]:
-        """Update architecture and weights; returns the scalars `loss` (training) and `validation`, without gradients."""
+        """Update architecture and weights.
+
+        Args:
+            train: Batch that the weights are trained on.
+            validation: Batch that the architecture is judged by.
+
+        Returns:
+            The scalars `loss` (training) and `validation`, without gradients.
+        """
         rate = self.rate
         if rate is None:
             rate = float(self.weights.param_groups[0]["lr"])
@@ -113,12 +121,13 @@ def architecture_gradient(
     """Gradient in the architecture `a` of the validation loss after a step of training from the weights `w`.
 
     With `w' = w - rate * dL_train(w, a)/dw` it is, by the chain rule, `dL_validation(w', a)/da` minus `rate` times the
-    mixed second derivative of `L_train` applied to `v = dL_validation(w', a)/dw'`; of which the latter is approximated by
+    mixed second derivative of `L_train` applied to `v = dL_validation(w', a)/dw'`. The latter is approximated by
     `(dL_train(w + e v, a)/da - dL_train(w - e v, a)/da) / (2 e)` with `e = difference / |v|`.
 
     Args:
         model: A model that can be searched; its weights are as before when this returns, and no `.grad` is touched.
-        train, validation: Batches.
+        train: Batch that the weights are trained on.
+        validation: Batch that the architecture is judged by.
         rate: Length of the step; 0 leaves it out (first order), and the training batch is not looked at.
         difference: Length of the step for the second derivative.
 
@@ -169,7 +178,7 @@ def _move(weights: Sequence[Tensor], start: Sequence[Tensor], direction: Sequenc
 
 
 class _Noise:
-    """The same random numbers in every `again()`; outside, the stream of random numbers goes on as if there were none."""
+    """The same random numbers in every `again()`, which leaves the stream of random numbers outside as it was."""
 
     def __init__(self, device: torch.device) -> None:
         self.devices = [device] if device.type == "cuda" else []

@@ -14,9 +14,9 @@ column    a depthwise convolution over `2 * level_kernel - 1` levels, then a poi
 
 All but `conv3` and `column` act within a level, so that the search also says where levels exchange.
 
-How this differs from the paper, where every candidate has its own activation and batch norm, and why: candidates are
-linear in a node that is normalised and activated once for all edges leaving it, and the kernel of each is divided by its
-norm. The purpose is the same, to let candidates compete on equal terms (a weight cannot make up for a small share), but
+How this differs from the paper, where every candidate has its own activation and batch norm, and why: candidates act on
+a node that is normalised and activated once for all edges leaving it, and the kernel of each is divided by its norm.
+The purpose is the same, to let candidates compete on equal terms (a weight cannot make up for a small share), but
 nothing depends on the batch, the shares act on kernels instead of fields, no normalised copy per candidate is kept
 for the gradient, and a node is extended beyond the edges of the grid once per reach instead of once per candidate.
 

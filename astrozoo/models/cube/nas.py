@@ -2,25 +2,25 @@
 
 Paper: Liu, Simonyan, Yang (2018), "DARTS: Differentiable Architecture Search", arXiv:1806.09055.
 
-The supernet is a U-shape of cells. A cell is a small graph: two input nodes (on the way down the results of the two cells
-before, on the way up the skip and what comes from below), a few inner nodes, each the sum of edges from all
-nodes before it, and the inner nodes joined. An edge is a mixture of candidate operations (`astrozoo.nn.mixed`) with one
+The supernet is a U-shape of cells. A cell is a small graph: two input nodes (on the way down the results of the two
+cells before, on the way up the skip and what comes from below), a few inner nodes, each the sum of edges from all nodes
+before it, and the inner nodes joined. An edge is a mixture of candidate operations (`astrozoo.nn.mixed`) with one
 softmax per edge; all cells on the way down share theirs, and so do all on the way up.
 
     supernet = astrozoo.create_model("cube_nas_small", in_vars=5, out_vars=5)
-    step = astrozoo.nn.BilevelStep(supernet)            # the paper's two-level search; one batch of each half of the data
-    losses = step(train_batch, validation_batch)
-    model = supernet.derive()                            # only the chosen operations; trained, saved and loaded as any other
+    step = astrozoo.nn.BilevelStep(supernet)      # the paper's search on two levels
+    losses = step(train_batch, validation_batch)  # one batch of each half of the data, again and again
+    model = supernet.derive()                     # only the chosen operations; trained, saved and loaded as any other
 
 `supernet.loss` is there for the plain trainer too: weights and architecture are then trained together on the same data
-(one level), which is simpler and prefers operations with many parameters. A discrete network is the same family with a `genotype`,
-so `create_model("cube_nas_small", genotype=...)` makes one afresh.
+(one level), which is simpler and prefers operations with many parameters. A discrete network is the same family with a
+`genotype`, so `create_model("cube_nas_small", genotype=...)` makes one afresh.
 
 Where we differ, and why:
 - One normalisation and activation per node instead of batch norm per candidate, see `astrozoo.nn.mixed`.
 - Candidates keep the grid; what is coarser is made by patch embedding between cells, so that any grid fits. The
   paper's reduction cells are our cells on the way down, its normal cells those on the way up.
-- Cells are residual branches, which also lets a discrete network that lost most operations start from the supernet's weights.
+- Cells are residual branches, so that a discrete network, which lost most operations, still starts from useful weights.
 - Convolutions wrap around in longitude and continue across the poles (`astrozoo.nn.sphere`), and a candidate `column`
   acts along levels only.
 
@@ -31,7 +31,6 @@ Layout: `x[batch, var, level, lat, lon]`, optional `static[batch, static, lat, l
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -116,7 +115,7 @@ class CubeNASConfig(UShapeConfig):
 
 
 class Cell(nn.Module):
-    """`x + join(inner nodes)`: the graph of one cell, from the result of the cell before the last one and of the last."""
+    """`x + join(inner nodes)`: the graph of one cell, from the results of the cell before the last one and the last."""
 
     def __init__(
         self, config: CubeNASConfig, kind: str, scale: int, drop_path: float, *, stride: tuple[int, int, int] | None
@@ -125,7 +124,7 @@ class Cell(nn.Module):
         width = config.widths[scale]
         channels = width // config.nodes
         genotype = config.genotype[config.kinds.index(kind)] if config.genotype else ()
-        chosen = [(name,) for name in genotype] or [config.operations] * len(config.edges)
+        chosen: list[tuple[str, ...]] = [(name,) for name in genotype] or [config.operations] * len(config.edges)
         kept = [(edge, names) for edge, names in zip(config.edges, chosen, strict=True) if names != ("none",)]
         self.longitude, self.poles = config.longitude, config.poles
         self.edges = [(source, target, config.edges.index((source, target))) for (source, target), _ in kept]
@@ -352,8 +351,8 @@ FAMILY = Family(
 cube_nas_small = FAMILY.variant("small", "A first search on one GPU: which operations monthly or daily fields need.")
 cube_nas_base = FAMILY.variant(
     "base",
-    "A search on decades of reanalysis; what it derives is a third as large.",
-    widths=(64, 128, 256, 512),
+    "A search on decades of reanalysis.",
+    widths=(80, 160, 320, 640),
     depths=(1, 2, 2, 3),
     nodes=4,
 )
