@@ -188,11 +188,11 @@ def test_search_finds_the_planted_operation(unrolled, law, operation):
     model = build(**SINGLE, **plain, nodes=1, kept_edges=1, jitter=0, dtype=torch.float32).train()
     step = BilevelStep(
         model,
-        weights=torch.optim.Adam(model.weight_parameters(), lr=1e-2),
-        architecture=torch.optim.Adam(model.architecture_parameters(), lr=3e-2, betas=(0.5, 0.999)),
+        weights=torch.optim.Adam(model.weight_parameters(), lr=2e-2),
+        architecture=torch.optim.Adam(model.architecture_parameters(), lr=2e-2, betas=(0.5, 0.999)),
         unrolled=unrolled,
     )
-    losses = [step(planted(law, seed=2 * i), planted(law, seed=2 * i + 1))["validation"] for i in range(40)]
+    losses = [step(planted(law, seed=2 * i), planted(law, seed=2 * i + 1))["validation"] for i in range(60)]
     assert losses[-1] < 0.7 * losses[0]
     chosen = [name for name in model.genotype()[0] if name != "none"]
     assert chosen == [operation]

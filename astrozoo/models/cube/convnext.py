@@ -1,0 +1,202 @@
+"""cube_convnext: a ConvNeXt V2 encoder-decoder for fields, for those who have many samples and want accuracy per parameter.
+
+Paper: Woo, Debnath, Hu, Chen, Liu, Kweon, Xie (2023), "ConvNeXt V2", arXiv:2301.00808.
+
+A block is a depthwise convolution of 7 x 7 cells that mixes places, then a perceptron of four times the width that mixes
+channels, with global response normalisation inside. `MaskedPretraining` is the other half of the paper: learning the
+encoder from fields without targets, by filling in what is masked.
+
+Where we differ, and why:
+- Convolutions wrap around in longitude and continue across the poles; levels are mixed by a second, one-dimensional
+  kernel (`astrozoo.nn.separable`). The response of a channel is a mean by area (`astrozoo.nn.response`).
+- A U-shape (`astrozoo.models.ushape`) with a light decoder makes fields of the classifier's features, and the stem is a
+  3 x 3 convolution at full resolution instead of patches of 4 x 4, since the fine grid comes back.
+- Layers between scales normalise first, as in the paper, also on the way up.
+- In pretraining, masked cells are zeros before each convolution. That equals the paper's sparse convolutions.
+
+Layout: `x[batch, var, level, lat, lon]`, optional `static[batch, static, lat, lon]` and `condition[batch, param]`
+-> `y[batch, out_var, level, lat, lon]`. Levels may be one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from astrozoo.models.ushape import UShapeConfig, UShapeModel
+from astrozoo.nn import ChannelNorm, Coarsen, DepthwiseGridConv3d, DropPath, FiLM, Refine, ResponseNorm, checks
+from astrozoo.registry.family import Family
+from astrozoo.registry.spec import Paper
+
+__all__ = ["CubeConvNeXt", "CubeConvNeXtConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CubeConvNeXtConfig(UShapeConfig):
+    """Configuration of `CubeConvNeXt`: that of the U-shape, see `UShapeConfig`.
+
+    Attributes:
+        kernel: Extent of the depthwise convolutions in lat and lon, odd.
+        expansion: Width of the perceptron inside a block, in widths of the block.
+    """
+
+    widths: tuple[int, ...] = (24, 64, 128, 256)
+    depths: tuple[int, ...] = (0, 2, 6, 2)
+    decoder_depths: tuple[int, ...] = (1, 1, 1)
+    strides: tuple[int, ...] = (2, 2, 2)
+    level_strides: tuple[int, ...] = (2, 2, 2)
+    kernel: int = 7
+    expansion: int = 4
+
+    def __post_init__(self) -> None:
+        UShapeConfig.__post_init__(self)
+        checks.at_least(self, 1, "kernel", "expansion")
+        if self.kernel % 2 == 0:
+            raise checks.fail(self, "kernel", "an odd number of cells")
+
+
+class ConvNeXtBlock(nn.Module):
+    """`x + pointwise(response_norm(gelu(pointwise(norm(depthwise(x))))))`."""
+
+    def __init__(self, config: CubeConvNeXtConfig, width: int, drop_path: float) -> None:
+        super().__init__()
+        hidden = config.expansion * width
+        self.depthwise = DepthwiseGridConv3d(
+            width,
+            kernel=config.kernel,
+            level_kernel=config.level_kernel,
+            longitude=config.longitude,
+            poles=config.poles,
+        )
+        self.norm = ChannelNorm(width)
+        self.film = FiLM(config.condition_width, width) if config.condition_dim else None
+        self.expand = nn.Linear(width, hidden)
+        self.response = ResponseNorm(hidden, globe=config.poles == "cross")
+        self.dropout = nn.Dropout3d(config.dropout)
+        self.reduce = nn.Linear(hidden, width)
+        self.drop_path = DropPath(drop_path)
+
+    def reset_parameters(self) -> None:
+        for layer in (self.expand, self.reduce):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """`x[batch, channel, level, lat, lon]`, `condition[batch, embedding]` -> like `x`."""
+        branch = self.norm(self.depthwise(x))
+        if self.film is not None:
+            branch = self.film(branch, condition)
+        # Channels last, which they are in memory: pointwise convolutions are plain matrix products.
+        hidden = F.gelu(self.expand(branch.movedim(1, -1))).movedim(-1, 1)
+        branch = self.reduce(self.dropout(self.response(hidden)).movedim(1, -1)).movedim(-1, 1)
+        return x + self.drop_path(branch)
+
+
+class NormCoarsen(nn.Module):
+    """A norm, then patches become cells."""
+
+    def __init__(self, width: int, out_width: int, stride: tuple[int, int, int], *, longitude: str) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(width)
+        self.patches = Coarsen(width, out_width, stride, longitude=longitude)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, width, level, lat, lon]` -> `[batch, out_width, ceil(size / stride), ...]`."""
+        return self.patches(self.norm(x))
+
+
+class NormRefine(nn.Module):
+    """A norm, then cells become patches."""
+
+    def __init__(self, width: int, out_width: int, stride: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(width)
+        self.patches = Refine(width, out_width, stride)
+
+    def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        """`[batch, width, level, lat, lon]` and the sizes `(level, lat, lon)` wanted -> `[batch, out_width, *sizes]`."""
+        return self.patches(self.norm(x), sizes)
+
+
+class CubeConvNeXt(UShapeModel):
+    """The encoder-decoder: ConvNeXt V2 blocks down through the scales and up again."""
+
+    def make_layers(self, config: CubeConvNeXtConfig) -> None:
+        """As the U-shape, with norms between scales."""
+        super().make_layers(config)
+        widths = config.widths
+        steps = [
+            (fine, coarse, (level, space, space))
+            for fine, coarse, level, space in zip(
+                widths, widths[1:], config.level_strides, config.strides, strict=False
+            )
+        ]
+        self.coarsen = nn.ModuleList(NormCoarsen(*step, longitude=config.longitude) for step in steps)
+        self.refine = nn.ModuleList(NormRefine(coarse, fine, stride) for fine, coarse, stride in reversed(steps))
+
+    def make_block(self, config: CubeConvNeXtConfig, scale: int, drop_path: float) -> nn.Module:
+        """A ConvNeXt V2 block."""
+        return ConvNeXtBlock(config, config.widths[scale], drop_path)
+
+
+FAMILY = Family(
+    name="cube_convnext",
+    domain="cube",
+    summary="3-D ConvNeXt V2 encoder-decoder for fields with levels on a latitude-longitude grid",
+    model=CubeConvNeXt,
+    config=CubeConvNeXtConfig,
+    miniature={
+        "in_vars": 2,
+        "out_vars": 2,
+        "static_vars": 1,
+        "condition_dim": 3,
+        "widths": (8, 16),
+        "depths": (1, 1),
+        "decoder_depths": (1,),
+        "strides": (2,),
+        "level_strides": (2,),
+        "condition_width": 8,
+        "dropout": 0.1,
+        "drop_path": 0.1,
+    },
+    paper=Paper(
+        authors="Woo et al.",
+        year=2023,
+        title="ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders",
+        arxiv="2301.00808",
+    ),
+    stems=("stem.",),
+    heads=("head.",),
+)
+
+cube_convnext_nano = FAMILY.variant(
+    "nano",
+    "A few decades of annual fields, trained in minutes on a laptop.",
+    widths=(16, 32, 64, 128),
+    depths=(0, 1, 2, 2),
+)
+cube_convnext_tiny = FAMILY.variant("tiny", "Monthly fields of one simulation, or a first run on a GPU.")
+cube_convnext_small = FAMILY.variant(
+    "small",
+    "Daily fields, or an ensemble of simulations, on one GPU.",
+    widths=(40, 112, 224, 448),
+    depths=(0, 3, 9, 3),
+)
+cube_convnext_base = FAMILY.variant(
+    "base",
+    "Decades of 6-hourly reanalysis at 1 to 2 degrees.",
+    widths=(64, 192, 384, 768),
+    depths=(0, 3, 15, 4),
+    drop_path=0.1,
+)
+cube_convnext_large = FAMILY.variant(
+    "large",
+    "Reanalysis with many variables and levels, on several GPUs.",
+    widths=(96, 320, 640, 1280),
+    depths=(0, 3, 27, 4),
+    drop_path=0.2,
+)
