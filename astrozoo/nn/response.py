@@ -1,8 +1,8 @@
 """Global response normalisation: channels of a layer compete by how strongly they respond on the whole grid.
 
 Paper: Woo et al. (2023), "ConvNeXt V2", arXiv:2301.00808. With `g` a channel's response, `y = x + gamma (x n) + beta`,
-`n = g / mean over channels of g`. A channel that responds more than others is amplified, so that channels become diverse
-instead of dead or alike.
+`n = g / mean over channels of g`. A channel that responds more than others is amplified, so that channels become
+diverse instead of dead or alike.
 
 The response of the paper is the norm over all pixels. Ours is the root of the mean square by area: on a globe of equal
 steps in latitude the rows at the poles hold many cells and little air, and count for as much as they cover. As only
@@ -24,8 +24,11 @@ __all__ = ["ResponseNorm", "row_areas"]
 
 def row_areas(rows: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """Shares `[lat]` of the globe's area of rows of equal extent from pole to pole; they sum to 1."""
-    edges = torch.arange(rows + 1, device=device, dtype=torch.float64 if device != "mps" else torch.float32)
-    return (torch.cos(edges * (math.pi / rows)).diff() / -2).to(dtype or torch.float32)
+    centres = (torch.arange(rows, device=device, dtype=dtype or torch.float32) + 0.5) * (
+        math.pi / rows
+    )  # from the pole
+    areas = centres.sin()  # the integral over a row of equal extent is proportional to it, exactly
+    return areas / areas.sum()
 
 
 class ResponseNorm(nn.Module):

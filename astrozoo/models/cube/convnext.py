@@ -1,10 +1,10 @@
-"""cube_convnext: a ConvNeXt V2 encoder-decoder for fields, for those who have many samples and want accuracy per parameter.
+"""cube_convnext: a ConvNeXt V2 encoder-decoder for fields, with pretraining on fields without targets.
 
 Paper: Woo, Debnath, Hu, Chen, Liu, Kweon, Xie (2023), "ConvNeXt V2", arXiv:2301.00808.
 
-A block is a depthwise convolution of 7 x 7 cells that mixes places, then a perceptron of four times the width that mixes
-channels, with global response normalisation inside. `MaskedPretraining` is the other half of the paper: learning the
-encoder from fields without targets, by filling in what is masked.
+A block is a depthwise convolution of 7 x 7 cells that mixes places, then a perceptron of four times the width that
+mixes channels, with global response normalisation inside. `MaskedPretraining` is the other half of the paper: learning
+the encoder from fields without targets, by filling in what is masked.
 
 Where we differ, and why:
 - Convolutions wrap around in longitude and continue across the poles; levels are mixed by a second, one-dimensional
@@ -20,19 +20,22 @@ Layout: `x[batch, var, level, lat, lon]`, optional `static[batch, static, lat, l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from astrozoo.batch import Batch
+from astrozoo.errors import ConfigError
 from astrozoo.models.ushape import UShapeConfig, UShapeModel
 from astrozoo.nn import ChannelNorm, Coarsen, DepthwiseGridConv3d, DropPath, FiLM, Refine, ResponseNorm, checks
 from astrozoo.registry.family import Family
 from astrozoo.registry.spec import Paper
 
-__all__ = ["CubeConvNeXt", "CubeConvNeXtConfig"]
+__all__ = ["CubeConvNeXt", "CubeConvNeXtConfig", "MaskedPretraining"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,14 +88,22 @@ class ConvNeXtBlock(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """`x[batch, channel, level, lat, lon]`, `condition[batch, embedding]` -> like `x`."""
+    def forward(self, x: Tensor, condition: Tensor | None, visible: Tensor | None = None) -> Tensor:
+        """`x[batch, channel, level, lat, lon]`, `condition[batch, embedding]` -> like `x`.
+
+        `visible[batch, 1, 1, lat, lon]` is 0 where cells are masked in pretraining, and `x` zero: they stay zero and
+        have no part in the response of channels.
+        """
         branch = self.norm(self.depthwise(x))
         if self.film is not None:
             branch = self.film(branch, condition)
         # Channels last, which they are in memory: pointwise convolutions are plain matrix products.
         hidden = F.gelu(self.expand(branch.movedim(1, -1))).movedim(-1, 1)
+        if visible is not None:
+            hidden = hidden * visible
         branch = self.reduce(self.dropout(self.response(hidden)).movedim(1, -1)).movedim(-1, 1)
+        if visible is not None:
+            branch = branch * visible
         return x + self.drop_path(branch)
 
 
@@ -118,7 +129,7 @@ class NormRefine(nn.Module):
         self.patches = Refine(width, out_width, stride)
 
     def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """`[batch, width, level, lat, lon]` and the sizes `(level, lat, lon)` wanted -> `[batch, out_width, *sizes]`."""
+        """`[batch, width, level, lat, lon]` and the sizes `(level, lat, lon)` -> `[batch, out_width, *sizes]`."""
         return self.patches(self.norm(x), sizes)
 
 
@@ -141,6 +152,110 @@ class CubeConvNeXt(UShapeModel):
     def make_block(self, config: CubeConvNeXtConfig, scale: int, drop_path: float) -> nn.Module:
         """A ConvNeXt V2 block."""
         return ConvNeXtBlock(config, config.widths[scale], drop_path)
+
+
+class MaskedPretraining(nn.Module):
+    """Pretraining of a `CubeConvNeXt` encoder without targets: most of the fields are masked and filled in (FCMAE).
+
+        pretraining = MaskedPretraining(model)
+        pretraining.loss(batch)["loss"].backward()   # its parameters are those of the encoder and of a small decoder
+        model.loss(batch)                            # afterwards: the encoder is the model's own
+
+    What is masked are columns of the atmosphere as wide as a cell of the coarsest scale. The loss is the mean squared
+    error in masked cells; fields are not normalised by patch, since amplitudes mean something.
+    """
+
+    def __init__(self, model: CubeConvNeXt, *, ratio: float = 0.6) -> None:
+        """Make it on the device of the model.
+
+        Args:
+            model: Its stem, encoder and embedding of the condition are trained in place; its decoder and head are not.
+            ratio: Share of cells that is masked, between 0 and 1.
+
+        Raises:
+            ConfigError: The ratio is out of range.
+        """
+        super().__init__()
+        if not 0 < ratio < 1:
+            raise ConfigError(f"ratio is {ratio!r}; allowed: a number between 0 and 1, such as 0.6.")
+        config = model.config
+        width, space = config.widths[-1], math.prod(config.strides)
+        self.ratio, self.space = ratio, space
+        # In a list, the model is no submodule: its decoder is none of the parameters to train.
+        self.models = [model]
+        self.stem, self.embed, self.encoder, self.coarsen = model.stem, model.embed, model.encoder, model.coarsen
+        self.enter = nn.Conv3d(width, width, 1)
+        self.block = ConvNeXtBlock(config, width, 0.0)
+        self.predict = Refine(width, config.in_vars, (math.prod(config.level_strides), space, space))
+        self.token = nn.Parameter(torch.zeros(width))
+        for layer in (self.enter, self.block, self.predict):
+            for module in reversed(list(layer.modules())):  # children before parents
+                reset: Callable[[], None] | None = getattr(module, "reset_parameters", None)
+                if reset is not None:
+                    reset()
+        nn.init.normal_(self.token, std=0.02)
+        self.to(device=model.device, dtype=model.dtype)
+
+    def random_mask(self, x: Tensor) -> Tensor:
+        """Cells `[batch, 1, 1, lat, lon]` of the coarsest scale: 1 if visible, 0 in a share `ratio` of each sample."""
+        rows, columns = (-(-size // self.space) for size in x.shape[3:])
+        cells = rows * columns
+        rank = torch.rand(x.shape[0], cells, device=x.device).argsort(1).argsort(1)
+        return (rank >= round(self.ratio * cells)).to(x.dtype).reshape(-1, 1, 1, rows, columns)
+
+    def encode(self, x: Tensor, static: Tensor | None, condition: Tensor | None, visible: Tensor) -> Tensor:
+        """Features of the coarsest scale that know nothing of masked cells, in which they are zero.
+
+        Args:
+            x: `[batch, var, level, lat, lon]`.
+            static: `[batch, static, lat, lon]` or None.
+            condition: `[batch, param]` or None.
+            visible: As of `random_mask`.
+
+        Returns:
+            `[batch, widths[-1], level, lat, lon]` of the coarsest grid.
+        """
+        seen = _spread(visible, self.space, x)
+        # Off under the mask even if it is NaN: what is missing in the data may be masked on purpose.
+        x = torch.where(seen > 0, x, 0)
+        if static is not None:
+            static = static * seen[:, 0]
+        embedding = None if self.embed is None or condition is None else self.embed(condition)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last_3d), static) * seen
+        scale_space = self.space
+        for scale, blocks in enumerate(self.encoder):
+            if scale:
+                x = self.coarsen[scale - 1](x)
+                scale_space //= self.models[0].config.strides[scale - 1]
+                seen = _spread(visible, scale_space, x)
+                x = x * seen
+            for block in blocks.children():
+                x = self.models[0].run(block, x, embedding, seen)
+        return x
+
+    def forward(
+        self, x: Tensor, static: Tensor | None = None, condition: Tensor | None = None, visible: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Fields filled in `[batch, var, level, lat, lon]`, and what was visible `[batch, 1, 1, lat, lon]`."""
+        self.models[0].check_inputs(x=x, static=static, condition=condition)
+        visible = self.random_mask(x) if visible is None else visible
+        embedding = None if self.embed is None or condition is None else self.embed(condition)
+        coarse = self.enter(self.encode(x, static, condition, visible))
+        coarse = coarse * visible + self.token[:, None, None, None] * (1 - visible)
+        return self.predict(self.block(coarse, embedding), x.shape[2:]), _spread(visible, self.space, x)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Mean squared error of the inputs `x` in masked cells; targets are not looked at."""
+        filled, seen = self(**batch.inputs)
+        x, masked = batch.inputs["x"], seen == 0
+        error = torch.where(masked, filled - x, 0).square().sum(dtype=torch.float32)
+        return {"loss": error / (masked.sum() * (x.shape[1] * x.shape[2]))}
+
+
+def _spread(visible: Tensor, space: int, x: Tensor) -> Tensor:
+    """Cells `[batch, 1, 1, lat, lon]` of the coarsest scale on the grid of `x[..., lat, lon]`, finer by `space`."""
+    fine = visible.repeat_interleave(space, -2).repeat_interleave(space, -1)
+    return fine[..., : x.shape[-2], : x.shape[-1]].to(x.dtype)
 
 
 FAMILY = Family(
