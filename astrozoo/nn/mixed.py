@@ -33,7 +33,17 @@ from torch import Tensor, nn
 
 from astrozoo.nn.sphere import pad_grid
 
-__all__ = ["OPERATIONS", "MixedOperation", "Node"]
+__all__ = ["OPERATIONS", "MixedOperation", "Node", "levels_to_planes", "planes_to_levels"]
+
+
+def levels_to_planes(x: Tensor) -> Tensor:
+    """`[batch, channel, level, lat, lon]` -> `[batch * level, channel, lat, lon]`; a view where channels are last."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def planes_to_levels(planes: Tensor, levels: int) -> Tensor:
+    """`[batch * level, channel, lat, lon]` -> `[batch, channel, level, lat, lon]`, a view."""
+    return planes.unflatten(0, (-1, levels)).transpose(1, 2)
 
 
 class Node:
@@ -104,8 +114,10 @@ class FullConv(nn.Module):
         weight = _scaled(weight, torch.linalg.vector_norm(weight, dim=(1, 2, 3, 4)), share)
         if weight.shape[2] == 1:
             return F.conv2d(planes, weight.squeeze(2))
-        x = planes.unflatten(0, (-1, node.levels)).transpose(1, 2)  # [batch, channel, level, lat, lon], a view
-        return F.conv3d(F.pad(x, (0, 0, 0, 0, half, half)), weight).transpose(1, 2).flatten(0, 1)
+        x = planes_to_levels(planes, node.levels)
+        if x.device.type == "cpu":  # see `GridConv3d`: oneDNN's own zero padding is not safe in half precision
+            x, half = F.pad(x, (0, 0, 0, 0, half, half)), 0
+        return levels_to_planes(F.conv3d(x, weight, padding=(half, 0, 0)))
 
 
 class SeparableConv(nn.Module):

@@ -42,7 +42,7 @@ from astrozoo.errors import ConfigError
 from astrozoo.models.fields import ConditionEmbedding, FieldStem
 from astrozoo.models.ushape import UShapeConfig, UShapeModel
 from astrozoo.nn import ChannelNorm, Coarsen, DropPath, FiLM, Refine, checks
-from astrozoo.nn.mixed import OPERATIONS, MixedOperation, Node
+from astrozoo.nn.mixed import OPERATIONS, MixedOperation, Node, levels_to_planes, planes_to_levels
 from astrozoo.registry.family import Family
 from astrozoo.registry.spec import Paper
 
@@ -135,12 +135,12 @@ class Cell(nn.Module):
         self.enter_before: nn.Module | None = None
         if 0 in sources:
             self.enter_before = (
-                nn.Conv3d(width, channels, 1)
+                nn.Conv2d(width, channels, 1)
                 if stride is None
                 else Coarsen(width_before, channels, stride, longitude=config.longitude)
             )
         self.norm = ChannelNorm(width) if 1 in sources else None
-        self.enter = nn.Conv3d(width, channels, 1) if 1 in sources else None
+        self.enter = nn.Conv2d(width, channels, 1) if 1 in sources else None
         self.mixed = nn.ModuleDict(
             {
                 f"{source}-{target}": MixedOperation(names, channels, config.level_kernel)
@@ -150,7 +150,7 @@ class Cell(nn.Module):
         self.norms = nn.ModuleList(ChannelNorm(channels) for _ in self.nodes)
         self.film = FiLM(config.condition_width, width) if config.condition_dim else None
         self.dropout = nn.Dropout3d(config.dropout)
-        self.join = nn.Conv3d(width, width, 1)
+        self.join = nn.Conv2d(width, width, 1)
         self.drop_path = DropPath(drop_path)
 
     def reset_parameters(self) -> None:
@@ -163,9 +163,13 @@ class Cell(nn.Module):
         levels = x.shape[2]
         nodes: dict[int, Node] = {}
         if self.enter_before is not None and self.norm_before is not None:
-            nodes[0] = self._node(self.enter_before(self.norm_before(before)), levels)
+            before = self.norm_before(before)
+            if isinstance(self.enter_before, Coarsen):
+                nodes[0] = self._node(levels_to_planes(self.enter_before(before)), levels)
+            else:
+                nodes[0] = self._node(self.enter_before(levels_to_planes(before)), levels)
         if self.enter is not None and self.norm is not None:
-            nodes[1] = self._node(self.enter(self.norm(x)), levels)
+            nodes[1] = self._node(self.enter(levels_to_planes(self.norm(x))), levels)
         for target, norm in zip(self.nodes, self.norms, strict=True):
             terms = [
                 self.mixed[f"{source}-{end}"](nodes[source], None if shares is None else shares[index])
@@ -175,16 +179,17 @@ class Cell(nn.Module):
             total = terms[0]
             for term in terms[1:]:
                 total = total + term
-            nodes[target] = Node(F.silu(norm(total)), levels, longitude=self.longitude, poles=self.poles)
+            nodes[target] = self._node(norm(total), levels)
         inner = torch.cat([nodes[index].planes for index in self.nodes], 1)
-        branch = inner.unflatten(0, (-1, levels)).transpose(1, 2)  # [batch, width, level, lat, lon]
+        branch = planes_to_levels(inner, levels)  # [batch, width, level, lat, lon]
         if self.film is not None:
             branch = self.film(branch, condition)
-        return x + self.drop_path(self.join(self.dropout(branch)))
+        branch = self.join(levels_to_planes(self.dropout(branch)))
+        return x + self.drop_path(planes_to_levels(branch, levels))
 
-    def _node(self, x: Tensor, levels: int) -> Node:
-        """`x[batch, channel, level, lat, lon]`, activated, as planes; a view where channels are last in memory."""
-        return Node(F.silu(x).transpose(1, 2).flatten(0, 1), levels, longitude=self.longitude, poles=self.poles)
+    def _node(self, planes: Tensor, levels: int) -> Node:
+        """A node of planes `[batch * level, channel, lat, lon]`, activated."""
+        return Node(F.silu(planes), levels, longitude=self.longitude, poles=self.poles)
 
 
 class CubeNAS(UShapeModel):
