@@ -4,6 +4,7 @@ checks    validation of configuration fields, with errors that name field, value
 sphere    halos and convolutions of latitude-longitude grids: the wrap in longitude, the other side of a pole
 norm      normalisation over channels, the same for every batch and grid
 precision sums that keep their dtype under autocast
+response  normalisation that lets channels compete by their response on the globe
 film      conditioning on a vector by scale and shift
 gates     gates per channel, level and place, and means over the area of the globe
 resample  coarser and finer grids of any size
@@ -14,6 +15,9 @@ convlstm  the cell of the convolutional LSTM
 gsta      blocks of gated spatiotemporal attention with large kernels
 drop      dropping residual branches during training
 position  where the tokens of a latitude-longitude grid lie: encoding, angles of rotary positions, geometries
+drop      dropping residual branches during training
+mixed     candidate operations of an architecture search, and their mixture on an edge
+bilevel   the two-level step of an architecture search
 transformer  blocks of attention, any that fits by name, and perceptron
 constants tables of sizes alone, made once, constants to compilers
 latitudes where rows of a grid lie, and the area of each
@@ -22,6 +26,7 @@ budget    a last layer in which global means close and quantities stay positive
 """
 
 from astrozoo.nn.budget import Budget
+from astrozoo.nn.bilevel import BilevelStep, architecture_gradient
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
 from astrozoo.nn.gates import CBAM3d, ChannelGate, LevelGate, SpatialGate, area_mean
@@ -36,6 +41,7 @@ from astrozoo.nn.film import FiLM
 from astrozoo.nn.gsta import GatedLargeKernel, GatedSpatiotemporalBlock
 from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.resample import Coarsen, Refine
+from astrozoo.nn.response import ResponseNorm
 from astrozoo.nn.separable import DepthwiseGridConv3d
 from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
 from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
@@ -50,6 +56,9 @@ __all__ = [
     "DepthwiseGridConv3d",
     "DepthwiseRefine",
     "ConvLSTMCell",
+    "BilevelStep",
+    "ChannelNorm",
+    "Coarsen",
     "DepthwiseGridConv3d",
     "DropPath",
     "FiLM",
@@ -66,6 +75,10 @@ __all__ = [
     "TransformerBlock",
     "TransformerStack",
     "area_mean",
+    "ResponseNorm",
+    "TransformerBlock",
+    "TransformerStack",
+    "architecture_gradient",
     "half_turn",
     "pad_grid",
     "upkern",
