@@ -8,6 +8,7 @@ untrained model predicts the mean of normalised data: the climatology.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from astrozoo.models.fields import ConditionEmbedding, FieldConfig, FieldModel, FieldStem
-from astrozoo.nn import ChannelNorm, Coarsen, Refine, checks
+from astrozoo.nn import ChannelNorm, Coarsen, Refine, ResidualBlock, checks
 
-__all__ = ["UShapeConfig", "UShapeModel"]
+__all__ = ["UShapeConfig", "UShapeModel", "residual_block"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +61,19 @@ class UShapeConfig(FieldConfig):
         if self.level_kernel not in (1, 3):
             raise checks.fail(self, "level_kernel", "1, 3")
         checks.between(self, 0, 1, "dropout", "drop_path")
+
+
+def residual_block(config: UShapeConfig, width: int, drop_path: float) -> ResidualBlock:
+    """A residual block of convolutions, as the configuration says."""
+    return ResidualBlock(
+        width,
+        longitude=config.longitude,
+        poles=config.poles,
+        level_kernel=config.level_kernel,
+        condition_width=config.condition_width if config.condition_dim else 0,
+        dropout=config.dropout,
+        drop_path=drop_path,
+    )
 
 
 class UShapeModel(FieldModel):
@@ -153,19 +167,35 @@ class UShapeModel(FieldModel):
         self.check_inputs(x=x, static=static, condition=condition)
         # Channels of a cell side by side in memory: what the norm reads, and what tensor cores and oneDNN want.
         x = self.stem(x.contiguous(memory_format=torch.channels_last_3d), static)
-        embedding = None if self.embed is None or condition is None else self.embed(condition)
+        return self.scales(x, None if self.embed is None or condition is None else self.embed(condition))
+
+    def scales(self, x: Tensor, context: Any) -> dict[str, Tensor]:
+        """Down through the scales and up again.
+
+        Args:
+            x: `[batch, widths[0], level, lat, lon]`, what the stem made of the fields.
+            context: What blocks are called with beside features: the embedded condition or None.
+
+        Returns:
+            As `features`.
+        """
+        cells = x.shape[2:]
         stages: dict[str, Tensor] = {}
-        for scale, blocks in enumerate(self.encoder):
+        for scale in range(len(self.encoder)):
             if scale:
                 x = self.coarsen[scale - 1](x)
-            stages[f"down{scale}"] = x = self.through(blocks, x, embedding)
+            stages[f"down{scale}"] = x = self.encode(scale, x, context, cells)
         for scale, refine, blocks in zip(reversed(range(len(self.refine))), self.refine, self.decoder, strict=True):
             skip = stages[f"down{scale}"]
-            stages[f"up{scale}"] = x = self.through(blocks, skip + refine(x, skip.shape[2:]), embedding)
+            stages[f"up{scale}"] = x = self.through(blocks, skip + refine(x, skip.shape[2:]), context)
         return stages
 
-    def through(self, blocks: nn.Module, x: Tensor, embedding: Tensor | None) -> Tensor:
+    def encode(self, scale: int, x: Tensor, context: Any, cells: Sequence[int]) -> Tensor:  # noqa: ARG002
+        """What happens at a scale on the way down; `cells` are the sizes (level, lat, lon) of the fields."""
+        return self.through(self.encoder[scale], x, context)
+
+    def through(self, blocks: nn.Module, x: Tensor, context: Any) -> Tensor:
         """One block after the other, checkpointed where that is switched on."""
         for block in blocks.children():
-            x = self.run(block, x, embedding)
+            x = self.run(block, x, context)
         return x

@@ -6,6 +6,7 @@ norm      normalisation over channels, the same for every batch and grid
 precision sums that keep their dtype under autocast
 film      conditioning on a vector by scale and shift
 resample  coarser and finer grids of any size
+residual  the residual block of convolutions
 drop      dropping residual branches during training
 transformer  blocks of attention, any that fits by name, and perceptron
 """
@@ -14,6 +15,7 @@ from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
 from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.resample import Coarsen, Refine
+from astrozoo.nn.residual import ResidualBlock
 from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
 from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
 
@@ -25,6 +27,7 @@ __all__ = [
     "GridConv3d",
     "Mlp",
     "Refine",
+    "ResidualBlock",
     "TransformerBlock",
     "TransformerStack",
     "half_turn",

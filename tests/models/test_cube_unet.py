@@ -4,6 +4,7 @@ import torch
 from astrozoo.batch import random_batch
 from astrozoo.errors import ConfigError, InputError
 from astrozoo.models.cube import unet
+from astrozoo.nn import ResidualBlock
 
 RANGES = {
     "nano": (0.2, 1.5),
@@ -86,7 +87,7 @@ def test_untrained_model_predicts_the_climatology():
 def test_condition_acts_in_every_block():
     model = build()
     model(**inputs_of(model)).sum().backward()
-    blocks = [module for module in model.modules() if isinstance(module, unet.ResidualBlock)]
+    blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
     assert len(blocks) == 3
     assert all(block.film.affine.weight.grad.any() for block in blocks)
 

@@ -18,12 +18,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from astrozoo.models.fields import grid_conv
-from astrozoo.models.ushape import UShapeConfig, UShapeModel
-from astrozoo.nn import ChannelNorm, DropPath, FiLM
+from astrozoo.models.ushape import UShapeConfig, UShapeModel, residual_block
 from astrozoo.registry.family import Family
 from astrozoo.registry.spec import Paper
 
@@ -35,36 +32,12 @@ class CubeUNetConfig(UShapeConfig):
     """Configuration of `CubeUNet`: that of the U-shape, see `UShapeConfig`."""
 
 
-class ResidualBlock(nn.Module):
-    """`x + conv(silu(conv(norm(x))))`, scaled and shifted by a condition after the norm."""
-
-    def __init__(self, config: CubeUNetConfig, width: int, drop_path: float) -> None:
-        super().__init__()
-        self.norm = ChannelNorm(width)
-        self.film = FiLM(config.condition_width, width) if config.condition_dim else None
-        self.conv1 = grid_conv(config, width, width, level_kernel=config.level_kernel)
-        self.dropout = nn.Dropout3d(config.dropout)
-        self.conv2 = grid_conv(config, width, width, level_kernel=config.level_kernel)
-        self.drop_path = DropPath(drop_path)
-
-    def reset_parameters(self) -> None:
-        nn.init.zeros_(self.conv2.weight)  # a deep stack starts as the identity
-
-    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """`x[batch, channel, level, lat, lon]`, `condition[batch, embedding]` -> like `x`."""
-        branch = self.norm(x)
-        if self.film is not None:
-            branch = self.film(branch, condition)
-        branch = self.conv2(self.dropout(F.silu(self.conv1(branch))))
-        return x + self.drop_path(branch)
-
-
 class CubeUNet(UShapeModel):
     """The U-Net: residual blocks down through the scales and up again."""
 
     def make_block(self, config: CubeUNetConfig, scale: int, drop_path: float) -> nn.Module:
         """A residual block."""
-        return ResidualBlock(config, config.widths[scale], drop_path)
+        return residual_block(config, config.widths[scale], drop_path)
 
 
 FAMILY = Family(
