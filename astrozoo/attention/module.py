@@ -50,7 +50,7 @@ class AttentionConfig:
         qk_norm: Whether queries and keys are normalised by their root mean square.
         scale: Factor of the logits; head_dim ** -0.5 by default.
         causal: Default of the argument of the same name.
-        rope: Rotary positions: None, True, a base, or a mapping with base, fraction and axes.
+        rope: Rotary positions: None, True, a base, or a mapping with base, fraction, axes and spacing.
         backend: `auto`, the name of a backend, or a tuple of names to be tried in order.
     """
 

@@ -1,7 +1,8 @@
 """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): queries and keys turn with their position.
 
 The logits then depend on differences of positions only. Positions may be any real numbers, and have several axes
-(level, latitude, longitude): each axis turns its own share of the pairs.
+(level, latitude, longitude): each axis turns its own share of the pairs. On a circle, harmonics of the angle turn them:
+a full turn then changes nothing, and neither does turning all tokens.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from astrozoo.nn.precision import full_precision
 
 __all__ = ["Rotary", "as_rotary"]
 
+SPACINGS = ("geometric", "harmonic")
+
 
 @dataclass(frozen=True)
 class Rotary:
@@ -25,6 +28,7 @@ class Rotary:
 
     Attributes:
         base: Wavelengths grow geometrically from 2 pi to 2 pi times `base` positions.
+        spacing: `geometric`, or `harmonic`: pair k = 1, 2, ... turns by k times its position, in radians.
         fraction: Share of the head that turns; the rest carries no position.
         axes: Number of position axes.
     """
@@ -32,10 +36,13 @@ class Rotary:
     base: float = 10000.0
     fraction: float = 1.0
     axes: int = 1
+    spacing: str = "geometric"
 
     def __post_init__(self) -> None:
         if not self.base > 1 or not 0 < self.fraction <= 1 or self.axes < 1:
             raise ConfigError(f"{self} cannot be: base is above 1, fraction in (0, 1], axes at least 1.")
+        if self.spacing not in SPACINGS:
+            raise ConfigError(f"Rotary.spacing is {self.spacing!r}; allowed: {', '.join(map(repr, SPACINGS))}.")
 
     def pairs(self, head_dim: int) -> int:
         """Pairs of features that turn, per axis.
@@ -65,8 +72,9 @@ class Rotary:
         pairs = self.pairs(heads.shape[-1])
         inner = torch.promote_types(heads.dtype, torch.float32)
         with full_precision(heads):
-            exponents = torch.arange(pairs, device=heads.device, dtype=inner) / pairs
-            angles = positions.to(inner)[..., None] * self.base**-exponents  # (batch, token, axis, pair)
+            steps = torch.arange(pairs, device=heads.device, dtype=inner)
+            rates = 1 + steps if self.spacing == "harmonic" else self.base ** -(steps / pairs)
+            angles = positions.to(inner)[..., None] * rates  # (batch, token, axis, pair)
             angles = angles.flatten(-2)[:, None]  # (batch, 1, token, axis * pair)
             cos, sin = angles.cos(), angles.sin()
             turning = 2 * pairs * self.axes
@@ -85,6 +93,8 @@ def as_rotary(rope: Any) -> Rotary | None:
         return rope
     if isinstance(rope, (int, float)):
         return Rotary(base=float(rope))
-    if isinstance(rope, Mapping) and set(rope) <= {"base", "fraction", "axes"}:
+    if isinstance(rope, Mapping) and set(rope) <= {"base", "fraction", "axes", "spacing"}:
         return Rotary(**rope)
-    raise ConfigError(f"rope is {rope!r}; expected None, True, a base, or a mapping with base, fraction, axes.")
+    raise ConfigError(
+        f"rope is {rope!r}; expected None, True, a base, or a mapping with base, fraction, axes, spacing."
+    )

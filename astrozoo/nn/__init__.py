@@ -8,12 +8,14 @@ film      conditioning on a vector by scale and shift
 resample  coarser and finer grids of any size
 residual  the residual block of convolutions
 drop      dropping residual branches during training
+position  where the tokens of a latitude-longitude grid lie: encoding, angles of rotary positions, geometries
 transformer  blocks of attention, any that fits by name, and perceptron
 """
 
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
 from astrozoo.nn.norm import ChannelNorm
+from astrozoo.nn.position import GridPosition, turns_longitude
 from astrozoo.nn.resample import Coarsen, Refine
 from astrozoo.nn.residual import ResidualBlock
 from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
@@ -25,6 +27,7 @@ __all__ = [
     "DropPath",
     "FiLM",
     "GridConv3d",
+    "GridPosition",
     "Mlp",
     "Refine",
     "ResidualBlock",
@@ -32,4 +35,5 @@ __all__ = [
     "TransformerStack",
     "half_turn",
     "pad_grid",
+    "turns_longitude",
 ]

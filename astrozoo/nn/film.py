@@ -22,8 +22,10 @@ class FiLM(nn.Module):
         nn.init.zeros_(self.affine.weight)
         nn.init.zeros_(self.affine.bias)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """`x[batch, channel, ...]`, `condition[batch, param]` -> like `x`."""
+    def forward(self, x: Tensor, condition: Tensor, *, channels_last: bool = False) -> Tensor:
+        """`x[batch, channel, ...]`, or `x[batch, ..., channel]` of tokens, `condition[batch, param]` -> like `x`."""
         affine = self.affine(condition).to(x.dtype)
-        scale, shift = affine.unflatten(-1, (2, -1) + (1,) * (x.ndim - 2)).unbind(1)  # 2 x [batch, channel, 1, ...]
+        ones = (1,) * (x.ndim - 2)
+        sizes = (2, *ones, -1) if channels_last else (2, -1, *ones)
+        scale, shift = affine.unflatten(-1, sizes).unbind(1)  # 2 x [batch, channel, 1, ...] or [batch, 1, ..., channel]
         return x * (1 + scale) + shift

@@ -16,6 +16,7 @@ from astrozoo import registry
 from astrozoo.errors import ConfigError
 from astrozoo.factory import create_attention
 from astrozoo.nn.drop import DropPath
+from astrozoo.nn.film import FiLM
 from astrozoo.registry.fit import TokenUse, misuse
 
 __all__ = ["Mlp", "TransformerBlock", "TransformerStack"]
@@ -72,6 +73,8 @@ class TransformerBlock(nn.Module):
         mlp_ratio: Hidden width of the perceptron, in units of `dim`.
         dropout: Of attention weights and of the perceptron.
         drop_path: Probability that a residual branch is dropped in training.
+        condition_dim: Width of a vector by which the normalised tokens are scaled and shifted (adaptive normalisation,
+            Peebles and Xie 2022, arXiv:2212.09748); 0 for none.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -90,6 +93,7 @@ class TransformerBlock(nn.Module):
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        condition_dim: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -109,23 +113,42 @@ class TransformerBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(dim, **made)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout=dropout, **made)
         self.drop_path = DropPath(drop_path)
+        self.films = nn.ModuleList(FiLM(condition_dim, dim) for _ in range(2 if condition_dim else 0)).to(**made)
+        for film in self.films:
+            film.reset_parameters()  # type: ignore[operator]
 
-    def forward(self, tokens: Tensor, context: Tensor | None = None, *, geometry: Any = None, **terms: Any) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        context: Tensor | None = None,
+        *,
+        condition: Tensor | None = None,
+        geometry: Any = None,
+        **terms: Any,
+    ) -> Tensor:
         """(batch, token, dim) -> (batch, token, dim).
 
         Args:
             tokens: float (batch, token, dim).
             context: float (batch, key, context_dim), for a block that attends to another sequence.
+            condition: float (batch, condition_dim), exactly where `condition_dim` is not 0.
             geometry: Where the tokens lie; passed on if the attention takes that kind.
             terms: `mask`, `key_mask`, `bias`, `segments`, `positions`, `cache`, as the attention takes them.
         """
-        normed = self.attention_norm(tokens)
+        normed = self._modulated(self.attention_norm(tokens), 0, condition)
         if context is None and self.spec.needs_context and terms.get("cache") is None:
             context = normed  # such an attention sees only what it is given, or what its cache holds
+            terms.setdefault("context_positions", terms.get("positions"))
         if geometry is not None and getattr(geometry, "kind", None) == self.spec.geometry:
             terms["geometry"] = geometry
         tokens = tokens + self.drop_path(self.attention(normed, context, **terms))
-        return tokens + self.drop_path(self.mlp(self.mlp_norm(tokens)))
+        return tokens + self.drop_path(self.mlp(self._modulated(self.mlp_norm(tokens), 1, condition)))
+
+    def _modulated(self, tokens: Tensor, branch: int, condition: Tensor | None) -> Tensor:
+        if not self.films:
+            return tokens
+        modulated: Tensor = self.films[branch](tokens, condition, channels_last=True)
+        return modulated
 
 
 class TransformerStack(nn.Module):
