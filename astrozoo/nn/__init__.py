@@ -7,6 +7,7 @@ precision sums that keep their dtype under autocast
 film      conditioning on a vector by scale and shift
 resample  coarser and finer grids of any size
 residual  the residual block of convolutions
+separable depthwise convolutions with large kernels
 drop      dropping residual branches during training
 position  where the tokens of a latitude-longitude grid lie: encoding, angles of rotary positions, geometries
 transformer  blocks of attention, any that fits by name, and perceptron
@@ -18,12 +19,14 @@ from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.position import GridPosition, turns_longitude
 from astrozoo.nn.resample import Coarsen, Refine
 from astrozoo.nn.residual import ResidualBlock
+from astrozoo.nn.separable import DepthwiseGridConv3d
 from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
 from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
 
 __all__ = [
     "ChannelNorm",
     "Coarsen",
+    "DepthwiseGridConv3d",
     "DropPath",
     "FiLM",
     "GridConv3d",

@@ -36,14 +36,21 @@ def pad_grid(x: Tensor, rows: int, columns: int, *, longitude: str = "periodic",
 
     Args:
         x: `[..., lat, lon]` of at least 3 dimensions.
-        rows: Rows added at either end, at most `lat`.
-        columns: Columns added at either end, at most `lon`.
+        rows: Rows added at either end; more than `lat` go on over the other pole and come back.
+        columns: Columns added at either end; more than `lon` go round more than once.
         longitude: `periodic` wraps around; `regional` repeats the outermost column.
         poles: `cross` continues on the other side of the pole; `edge` repeats the outermost row.
 
     Returns:
         `[..., lat + 2 * rows, lon + 2 * columns]`.
     """
+    while rows > x.shape[-2]:  # before the columns: a turned row has to be a whole one
+        lat = x.shape[-2]
+        x, rows = pad_grid(x, lat, 0, longitude=longitude, poles=poles), rows - lat
+    while columns > x.shape[-1]:
+        lon = x.shape[-1]
+        x, columns = pad_grid(x, rows, lon, longitude=longitude, poles=poles), columns - lon
+        rows = 0
     if torch.compiler.is_compiling():
         return _pad(x, rows, columns, longitude, poles)  # the compiler fuses the copies and their gradient by itself
     return _PadGrid.apply(x, rows, columns, longitude, poles)

@@ -44,6 +44,21 @@ def test_halo_matches_looking_up_each_cell(lon, halo, longitude, poles):
     np.testing.assert_allclose(padded[1, 2].numpy(), expected, rtol=1e-14)
 
 
+@pytest.mark.parametrize(("longitude", "poles"), [("periodic", "cross"), ("periodic", "edge"), ("regional", "edge")])
+def test_a_halo_wider_than_the_grid_goes_on_around_the_globe(longitude, poles):
+    x = torch.arange(8.0, dtype=torch.float64).reshape(1, 2, 4)
+    padded = pad_grid(x, 5, 9, longitude=longitude, poles=poles)[0]
+    for row in range(-5, 7):
+        for column in range(-9, 13):
+            lat, lon = row, column
+            if poles == "edge":
+                lat = min(max(lat, 0), 1)
+            while not 0 <= lat < 2:  # over one pole after the other
+                lat, lon = (-1 - lat if lat < 0 else 3 - lat), lon + 2
+            lon = lon % 4 if longitude == "periodic" else min(max(lon, 0), 3)
+            assert padded[row + 5, column + 9] == x[0, lat, lon]
+
+
 @pytest.mark.parametrize("lon", [6, 5])
 @pytest.mark.parametrize(("longitude", "poles"), [("periodic", "cross"), ("periodic", "edge"), ("regional", "edge")])
 def test_gradient_of_halo_is_exact_to_second_order(lon, longitude, poles):
