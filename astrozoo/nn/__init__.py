@@ -8,6 +8,7 @@ film      conditioning on a vector by scale and shift
 resample  coarser and finer grids of any size
 residual  the residual block of convolutions
 separable depthwise convolutions with large kernels
+mbconv    inverted bottlenecks with squeeze and excitation
 drop      dropping residual branches during training
 position  where the tokens of a latitude-longitude grid lie: encoding, angles of rotary positions, geometries
 transformer  blocks of attention, any that fits by name, and perceptron
@@ -15,6 +16,7 @@ transformer  blocks of attention, any that fits by name, and perceptron
 
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
+from astrozoo.nn.mbconv import MBConv, SqueezeExcitation
 from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.position import GridPosition, turns_longitude
 from astrozoo.nn.resample import Coarsen, Refine
@@ -31,9 +33,11 @@ __all__ = [
     "FiLM",
     "GridConv3d",
     "GridPosition",
+    "MBConv",
     "Mlp",
     "Refine",
     "ResidualBlock",
+    "SqueezeExcitation",
     "TransformerBlock",
     "TransformerStack",
     "half_turn",
