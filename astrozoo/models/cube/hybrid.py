@@ -150,7 +150,7 @@ cube_hybrid_small = FAMILY.variant(
     "small",
     "Daily fields of an ensemble, on one GPU.",
     widths=(24, 64, 192, 384),
-    depths=(1, 3, 4, 4),
+    depths=(1, 3, 5, 6),
 )
 cube_hybrid_base = FAMILY.variant(
     "base",

@@ -22,7 +22,7 @@ Layout: `x[batch, var, climate_time, geo_time, level, lat, lon]`, optional `stat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ from astrozoo import registry
 from astrozoo.attention.geometry import Grid, Points
 from astrozoo.factory import create_attention
 from astrozoo.models.fields import field_tensor, side_inputs
-from astrozoo.models.tokens import check_attention
+from astrozoo.models.tokens import GRID_ATTENTIONS, GRID_TOKENS, check_attention
 from astrozoo.models.ushape import UShapeConfig, UShapeModel, residual_block
 from astrozoo.nn import ChannelNorm, DropPath, checks
 from astrozoo.registry.family import Family
@@ -43,12 +43,9 @@ from astrozoo.registry.spec import Dim, Paper, TensorSpec
 __all__ = ["TIMES", "CubeUNet5D", "CubeUNet5DConfig", "TimeAttention"]
 
 TIMES = ("climate_time", "geo_time")
-_TIMES_OF_A_CELL = TokenUse(geometries=("grid", "points"))
 _TIME_ROTARY: Mapping[str, Any] = {"base": 1000.0}  # waves of 6 to 6,000 steps
-_TIME_ATTENTIONS = (
-    "axial", "block_sparse", "differential", "dilated", "flash", "grouped_query", "latent", "linear", "linformer",
-    "metric_bias", "multiscale", "neighborhood", "perceiver", "performer", "ring", "sliding_window",
-)  # fmt: skip
+_ONWARD_ATTENTIONS = ("gated_delta", "mamba2")  # see earlier tokens only
+_MOST_LINES = 65535  # that CUDA's attention kernels take in one launch (PyTorch issue 146704)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +60,8 @@ class CubeUNet5DConfig(UShapeConfig):
             always one: it then has no parameters.
         attention_scales: How many scales attend over time, from the coarsest up, after every block of theirs.
         head_dim: Width of a head of the attention; divides the widths of these scales.
-        causal_time: Whether a time sees no later one, as a forecast needs it.
+        causal_time: Whether a time sees no later one, as a forecast needs it. An attention that sees earlier tokens only
+            (`gated_delta`, `mamba2`) makes it so in any case.
         time_positions: Whether the attention knows the order of times; without, they are a set.
         attention: Name of the attention; `spec.attentions` lists those that fit.
         attention_options: Further options of it, such as `{"window": 64}`.
@@ -106,9 +104,14 @@ class CubeUNet5DConfig(UShapeConfig):
         return len(self.widths) - self.attention_scales
 
     @property
+    def causal(self) -> bool:
+        """Whether a time sees no later one, because it shall not or because the attention cannot."""
+        return self.causal_time or registry.attention_info(self.attention).causal_only
+
+    @property
     def use(self) -> TokenUse:
         """What is asked of the attention."""
-        return TokenUse(causal=self.causal_time, geometries=_TIMES_OF_A_CELL.geometries)
+        return TokenUse(causal=self.causal, geometries=GRID_TOKENS.geometries)
 
 
 class TimeAttention(nn.Module):
@@ -133,7 +136,7 @@ class TimeAttention(nn.Module):
             config.attention,
             dim=width,
             num_heads=width // config.head_dim,
-            causal=config.causal_time,
+            causal=config.causal,
             **{**options, **config.attention_options},
         )
         self.enter = nn.Linear(width, width)
@@ -154,7 +157,8 @@ class TimeAttention(nn.Module):
         tokens = lines.flatten(0, -3)  # [batch * other time * level * lat * lon, time, width]
         if self.encode is not None:
             tokens = tokens + self.encode(_waves(length, tokens))
-        seen = self.enter(self.attention(tokens, *self._context(tokens), **self._terms(length, tokens)))
+        terms, most = self._terms(length, tokens), _MOST_LINES if tokens.is_cuda else None
+        seen = self.enter(_in_parts(lambda part: self.attention(part, *self._context(part), **terms), tokens, most))
         seen = seen.unflatten(0, lines.shape[:-2]).movedim(-2, 1 + self.axis)
         return x + self.drop_path(seen.flatten(0, 2).movedim(-1, 1))
 
@@ -168,6 +172,13 @@ class TimeAttention(nn.Module):
             steps = torch.arange(length, device=tokens.device, dtype=torch.promote_types(tokens.dtype, torch.float32))
             return {"geometry": Points(steps[None, :, None], metric="time")}
         return {}
+
+
+def _in_parts(function: Callable[[Tensor], Tensor], lines: Tensor, most: int | None) -> Tensor:
+    """`function(lines[line, time, width])`, of at most so many lines at once, or of all."""
+    if most is None or lines.shape[0] <= most:
+        return function(lines)
+    return torch.cat([function(part) for part in lines.split(most)])
 
 
 def _waves(length: int, like: Tensor) -> Tensor:
@@ -298,8 +309,8 @@ FAMILY = Family(
         "drop_path": 0.1,
     },
     default_attention="flash",
-    attentions=_TIME_ATTENTIONS,
-    attention_use=_TIMES_OF_A_CELL,
+    attentions=(*GRID_ATTENTIONS, *_ONWARD_ATTENTIONS),
+    attention_use=GRID_TOKENS,
     paper=Paper(
         authors="Bertasius, Wang, Torresani",
         year=2021,

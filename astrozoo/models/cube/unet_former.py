@@ -64,7 +64,7 @@ class CubeUNetFormer(UShapeModel):
         width = config.widths[-1]
         rates = [config.drop_path * index / config.trunk_depth for index in range(1, config.trunk_depth + 1)]
         self.trunk = FeatureTrunk(config, len(config.widths) - 1, rates)
-        self.join = grid_conv(config, width, width, level_kernel=config.level_kernel)
+        self.join = grid_conv(config, width, width, level_kernel=1)  # levels have attended to each other
 
     def make_block(self, config: CubeUNetFormerConfig, scale: int, drop_path: float) -> nn.Module:
         """A residual block."""
