@@ -94,7 +94,9 @@ def test_an_untrained_transformer_leaves_the_u_net_as_it_is():
     model = build()
     torch.nn.init.zeros_(model.join.weight)
     torch.nn.init.zeros_(model.join.bias)
-    fields = {name: value for name, value in unet_former.FAMILY.miniature.items() if name not in ("trunk_depth", "head_dim")}
+    fields = {
+        name: value for name, value in unet_former.FAMILY.miniature.items() if name not in ("trunk_depth", "head_dim")
+    }
     fields |= {"dropout": 0.0, "drop_path": 0.0}
     plain = unet.cube_unet_tiny.build(unet.cube_unet_tiny.config(**fields), dtype=torch.float64).eval()
     missing, unexpected = plain.load_state_dict(model.state_dict(), strict=False)

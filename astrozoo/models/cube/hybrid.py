@@ -8,8 +8,8 @@ Paper: Dai, Liu, Le, Tan (2021), "CoAtNet", arXiv:2106.04803.
 Where we differ, and why:
 - The output is a field: a decoder of residual convolutions brings the grid back, with skips from every scale.
 - The stem keeps the grid, so that the finest skip has it all; the paper halves images at once.
-- Relative attention is rotary in longitude (`astrozoo.nn.position`), with latitude and level absolute: any grid goes, the
-  fast kernels stay, and turning the globe turns the output. The paper learns a table of biases for one image size.
+- Relative attention is rotary in longitude (`astrozoo.nn.position`), with latitude and level absolute: any grid goes,
+  the fast kernels stay, and turning the globe turns the output. The paper learns a table of biases for one image size.
 - Layer normalisation over channels replaces batch normalisation, and global means are by area on a globe.
 
 Layout: `x[batch, var, level, lat, lon]`, optional `static[batch, static, lat, lon]` and `condition[batch, param]` ->

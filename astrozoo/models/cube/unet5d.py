@@ -1,9 +1,9 @@
 """cube_unet5d: a U-Net in space with attention along two axes of time, for runs of a planet through its eras.
 
 A simulation archive has fast time inside slow time: months or years of weather (`climate_time`) for every epoch of
-geology, orbit or composition (`geo_time`). Each field is seen by a U-Net of space; at coarse scales every cell then looks
-along climate time at its own epoch, and along geological time at its own season. Full attention over both times and space
-would cost the square of their product.
+geology, orbit or composition (`geo_time`). Each field is seen by a U-Net of space; at coarse scales every cell then
+looks along climate time within its epoch, and along geological time at its own climate time. Full attention over both
+times and space would cost the square of their product.
 
 Paper: Bertasius, Wang, Torresani (2021), "Is Space-Time Attention All You Need for Video Understanding?" (TimeSformer,
 divided attention), arXiv:2102.05095.
@@ -60,8 +60,8 @@ class CubeUNet5DConfig(UShapeConfig):
             always one: it then has no parameters.
         attention_scales: How many scales attend over time, from the coarsest up, after every block of theirs.
         head_dim: Width of a head of the attention; divides the widths of these scales.
-        causal_time: Whether a time sees no later one, as a forecast needs it. An attention that sees earlier tokens only
-            (`gated_delta`, `mamba2`) makes it so in any case.
+        causal_time: Whether a time sees no later one, as a forecast needs it. An attention that sees earlier tokens
+            only (`gated_delta`, `mamba2`) makes it so in any case.
         time_positions: Whether the attention knows the order of times; without, they are a set.
         attention: Name of the attention; `spec.attentions` lists those that fit.
         attention_options: Further options of it, such as `{"window": 64}`.
@@ -95,7 +95,8 @@ class CubeUNet5DConfig(UShapeConfig):
             if self.widths[scale] % self.head_dim:
                 raise checks.fail(self, "head_dim", f"a divisor of widths[{scale}], {self.widths[scale]}")
         for name in ("causal_time", "time_positions"):
-            checks.one_of(self, (False, True), name)
+            if not isinstance(getattr(self, name), bool):
+                raise checks.fail(self, name, "True, False")
         check_attention(self, self.use)
 
     @property

@@ -1,14 +1,14 @@
 """cube_unet_former: a U-Net whose coarsest scale is a transformer, for fields with teleconnections.
 
-Convolutions see weather; a planet's waves and overturning cells span the globe. The tokens of the coarsest grid are few,
-so that each may attend to all others at hardly any cost.
+Convolutions see weather; a planet's waves and overturning cells span the globe. The tokens of the coarsest grid are
+few, so that each may attend to all others at hardly any cost.
 
 Paper: Chen, Lu, Yu, et al. (2021), "TransUNet", arXiv:2102.04306.
 Where we differ, and why:
-- Positions (`astrozoo.nn.position`) are functions of latitude and level, and differences of longitude, in the place of a
-  learned table: any grid goes, and turning the globe turns the output.
-- What the transformer found is added to the coarsest features through a convolution that starts at zero, where the paper
-  replaces them: an untrained model is a U-Net, and trains like one from the first step.
+- Positions (`astrozoo.nn.position`) are functions of latitude and level, and differences of longitude, in the place of
+  a learned table: any grid goes, and turning the globe turns the output.
+- What the transformer found is added to the coarsest features through a convolution that starts at zero, where the
+  paper replaces them: an untrained model is a U-Net, and trains like one from the first step.
 - The convolutions around it are those of cube_unet; skips are added, not concatenated.
 
 Layout: `x[batch, var, level, lat, lon]`, optional `static[batch, static, lat, lon]` and `condition[batch, param]` ->
