@@ -7,8 +7,8 @@ by name that needs nothing but tokens, their grid or their places; `GRID_ATTENTI
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -33,14 +33,13 @@ __all__ = [
 ]
 
 GRID_TOKENS = TokenUse(geometries=("grid", "points"))  # all tokens of a grid, each sees all
-SUBSET_TOKENS = TokenUse(geometries=("points",))  # some of them: a grid with holes is none
+SUBSET_TOKENS = TokenUse(masks=("key_mask",), geometries=("points",))  # some of them: no grid, and no sequence either
 GRID_ATTENTIONS = (
     "axial", "block_sparse", "differential", "dilated", "flash", "grouped_query", "latent", "linear", "linformer",
     "metric_bias", "multiscale", "neighborhood", "perceiver", "performer", "ring", "sliding_window",
 )  # fmt: skip
 SUBSET_ATTENTIONS = (
-    "block_sparse", "differential", "dilated", "flash", "grouped_query", "latent", "linear", "linformer", "metric_bias",
-    "perceiver", "performer", "ring", "sliding_window",
+    "differential", "flash", "grouped_query", "latent", "linear", "metric_bias", "perceiver", "performer", "ring",
 )  # fmt: skip
 
 
@@ -57,11 +56,14 @@ class TokenConfig(FieldConfig):
         patch: Cells of a token in lat and in lon.
         level_patch: Levels of a token; fields of a single level are not repeated to fill it.
         attention: Name of the attention; `spec.attentions` lists those that fit.
-        attention_options: Further options of it, such as `{"window": 64}`.
+        attention_options: Further options of it, as a mapping such as `{"window": 64}`, or as pairs of name and value,
+            which is how they are kept.
         condition_width: Width of the embedding of `condition`.
         dropout: Probability of dropping attention weights and activations of perceptrons during training.
         drop_path: Probability of dropping the last block; it rises linearly from 0 at the first.
     """
+
+    use: ClassVar[TokenUse] = GRID_TOKENS
 
     dim: int = 192
     depth: int = 6
@@ -70,7 +72,7 @@ class TokenConfig(FieldConfig):
     patch: int = 4
     level_patch: int = 2
     attention: str = "flash"
-    attention_options: Mapping[str, Any] = field(default_factory=dict)
+    attention_options: Any = ()
     condition_width: int = 128
     dropout: float = 0.0
     drop_path: float = 0.0
@@ -82,7 +84,7 @@ class TokenConfig(FieldConfig):
             raise checks.fail(self, "num_heads", f"a divisor of dim, {self.dim}")
         checks.between(self, 0.125, 16, "mlp_ratio")
         checks.between(self, 0, 1, "dropout", "drop_path")
-        check_attention(self, GRID_TOKENS)
+        check_attention(self, self.use)
 
     @property
     def cell_patch(self) -> tuple[int, int, int]:
@@ -97,13 +99,19 @@ def misfit(attention: str, use: TokenUse) -> str:
         UnknownModelError: Nobody offers it; the nearest names are offered.
     """
     spec = registry.attention_info(attention)
-    if spec.geometry == "grid" and "grid" not in use.geometries:
+    if (reason := misuse(spec, use)) or "grid" in use.geometries:
+        return reason
+    if spec.geometry == "points" and attention != spec.name:
+        return "it presets distances in a sequence, and tokens at random places are none"
+    if spec.geometry == "grid":
         return "it is for whole grids, and the tokens are some of one"
-    return misuse(spec, use)
+    if spec.softmax and not (spec.exact and spec.cost_exponent >= 2):
+        return "it sees parts of a sequence, and tokens at random places are none"
+    return ""
 
 
 def check_attention(config: Any, use: TokenUse) -> None:
-    """The fields `attention` and `attention_options` of a configuration name an attention that fits the use.
+    """The field `attention` of a configuration names one that fits, and `attention_options` become a tuple of pairs.
 
     Raises:
         ConfigError: It does not fit, with the reason and those that do, or the options are no mapping.
@@ -114,12 +122,24 @@ def check_attention(config: Any, use: TokenUse) -> None:
     if reason := misfit(config.attention, use):
         fitting = [name for name in registry.list_attentions() if not misfit(name, use)]
         raise checks.fail(config, "attention", f"{', '.join(map(repr, fitting))}; of this one {reason}")
-    if not isinstance(config.attention_options, Mapping):
-        raise checks.fail(config, "attention_options", "a mapping of option to value")
+    options = config.attention_options
+    try:
+        pairs = tuple(sorted((name, _frozen(value)) for name, value in dict(options).items()))
+    except (TypeError, ValueError):
+        raise checks.fail(config, "attention_options", "a mapping of option to value") from None
+    object.__setattr__(config, "attention_options", pairs)  # the dataclass is frozen; this is still its construction
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, which come from files, as tuples."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def is_relative(attention: str) -> bool:
-    """Whether the trunk gives an attention differences of longitude only; aliases preset what may break that."""
+    """Whether the trunk gives an attention differences of longitude only.
+
+    Aliases of attentions with a geometry preset what breaks that: fixed windows, distances in a sequence.
+    """
     spec = registry.attention_info(attention)
     return turns_longitude(spec) and (spec.geometry is None or attention == spec.name)
 
@@ -178,7 +198,8 @@ class TokenTrunk(nn.Module):
         relative = is_relative(attention)
         options: dict[str, Any] = {"rope": LONGITUDE_ROTARY} if relative else {}
         self.position = GridPosition(dim, patch, longitude=longitude, relative=relative)
-        self.geometry = registry.attention_info(attention).geometry
+        spec = registry.attention_info(attention)
+        self.geometry = None if spec.geometry == "points" and attention != spec.name else spec.geometry
         self.blocks = nn.ModuleList(
             TransformerBlock(
                 dim,
@@ -195,18 +216,23 @@ class TokenTrunk(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
 
-    def place(self, tokens: Tensor, cells: Sequence[int]) -> Tensor:
+    def place(self, tokens: Tensor, cells: Sequence[int], chosen: Tensor | None = None) -> Tensor:
         """Tell tokens where they lie.
 
         Args:
-            tokens: `[batch, level, lat, lon, dim]`, the whole grid.
-            cells: Sizes (level, lat, lon) of the fields that they cover.
+            tokens: `[batch, level, lat, lon, dim]`, the whole grid, or `[batch, token, dim]` of what is chosen of it.
+            cells: Sizes (level, lat, lon) of the fields that the whole grid covers.
+            chosen: int64 `[batch, token]`, which of the grid's tokens these are; None for all.
 
         Returns:
             `[batch, token, dim]`.
         """
-        placed: Tensor = self.position(tokens, cells)
-        return placed.flatten(1, 3)
+        if chosen is None:
+            placed: Tensor = self.position(tokens, cells)
+            return placed.flatten(1, 3)
+        encoding = self.position.encoding(cells, tokens)
+        encoding = encoding.expand(*self.position.sizes(cells), -1).flatten(0, 2)
+        return tokens + encoding[chosen]
 
     def terms(self, tokens: Tensor, cells: Sequence[int], chosen: Tensor | None = None) -> dict[str, Any]:
         """What an attention over the tokens is told beside them: `positions`, `geometry`.
@@ -237,6 +263,7 @@ class TokenTrunk(nn.Module):
         condition: Tensor | None = None,
         *,
         chosen: Tensor | None = None,
+        key_mask: Tensor | None = None,
         run: Callable[..., Any] | None = None,
         taps: list[Tensor] | None = None,
     ) -> Tensor:
@@ -247,10 +274,13 @@ class TokenTrunk(nn.Module):
             cells: Sizes (level, lat, lon) of the fields that the whole grid covers.
             condition: `[batch, condition_width]`, where the trunk has one.
             chosen: int64 `[batch, token]`, which of the grid's tokens these are; None for all.
+            key_mask: bool `[batch, token]`, true for tokens that others may see; None for all.
             run: `model.run`, through which blocks are checkpointed; plain calls by default.
             taps: Is filled with the tokens after each block, not normalised.
         """
         terms = self.terms(tokens, cells, chosen)
+        if key_mask is not None:
+            terms["key_mask"] = key_mask
         for block in self.blocks:
 
             def step(tokens: Tensor, block: nn.Module = block) -> Tensor:

@@ -14,7 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Coarsen", "Refine"]
+__all__ = ["Coarsen", "Refine", "fill_up"]
+
+
+def fill_up(x: Tensor, multiples: tuple[int, int, int], *, longitude: str) -> Tensor:
+    """`x[batch, channel, level, lat, lon]` extended to sizes that `multiples` divide.
+
+    A periodic longitude goes on around the circle; elsewhere the edge is repeated.
+    """
+    missing = [-size % step for size, step in zip(x.shape[2:], multiples, strict=True)]
+    if missing[0] or missing[1]:
+        x = F.pad(x, (0, 0, 0, missing[1], 0, missing[0]), mode="replicate")
+    if missing[2]:
+        east = x[..., : missing[2]] if longitude == "periodic" else x[..., -1:].expand(*x.shape[:-1], missing[2])
+        x = torch.cat([x, east], -1)
+    return x
 
 
 class Coarsen(nn.Conv3d):
@@ -35,14 +49,7 @@ class Coarsen(nn.Conv3d):
         weight, (level, lat, lon) = self.weight, self.kernel_size
         if x.shape[2] == 1 and level > 1:
             weight, level = weight.sum(2, keepdim=True), 1
-        missing = [-size % step for size, step in zip(x.shape[2:], (level, lat, lon), strict=True)]
-        if missing[0] or missing[1]:
-            x = F.pad(x, (0, 0, 0, missing[1], 0, missing[0]), mode="replicate")
-        if missing[2]:
-            east = (
-                x[..., : missing[2]] if self.longitude == "periodic" else x[..., -1:].expand(*x.shape[:-1], missing[2])
-            )
-            x = torch.cat([x, east], -1)
+        x = fill_up(x, (level, lat, lon), longitude=self.longitude)
         return F.conv3d(x, weight, self.bias, (level, lat, lon))
 
 

@@ -47,7 +47,10 @@ def unknown_override(subject: Subject) -> None:
 
 
 def forward(subject: Subject) -> None:
-    """`forward` takes the inputs and returns the outputs that the spec names, with its shapes and dtypes."""
+    """`forward` takes the inputs and returns the outputs that the spec names, with its shapes and dtypes.
+
+    Free dimensions that only outputs have, such as patches, are as long as the model makes them.
+    """
     model = subject.miniature().eval()
     batch = subject.batch(model, 3)
     spec = model_spec(model)
@@ -57,8 +60,12 @@ def forward(subject: Subject) -> None:
     require(list(outputs) == names, f"forward returned {list(outputs)}, the spec names {names}")
     sizes = {"batch": 3, **small_sizes(spec)}
     for tensor in spec.outputs:
-        expected = [dim.example if dim.fixed else sizes.get(dim.name, dim.example) for dim in tensor.dims]
         got = outputs[tensor.name]
+        require(got.ndim == len(tensor.dims), f"{tensor} has {got.ndim} dimensions, expected {len(tensor.dims)}")
+        expected = [
+            dim.example if dim.fixed else sizes.get(dim.name, size)
+            for dim, size in zip(tensor.dims, got.shape, strict=True)
+        ]
         require(list(got.shape) == expected, f"{tensor} has shape {list(got.shape)}, expected {expected}")
         dtype = str(model.dtype).removeprefix("torch.") if tensor.dtype == "float" else tensor.dtype
         require(str(got.dtype) == f"torch.{dtype}", f"{tensor} is {got.dtype}, expected torch.{dtype}")

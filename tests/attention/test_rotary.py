@@ -75,3 +75,25 @@ def test_angles_are_exact_in_half_precision():
     half = Rotary().turn(heads.bfloat16(), positions)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.double(), exact, rtol=0, atol=0.03)
+
+
+def test_harmonics_do_not_see_full_turns_and_keep_differences():
+    query, key, rotary = normal(1, 1, 6, 16), normal(1, 1, 6, 16), Rotary(spacing="harmonic")
+    angles = torch.arange(6.0).double()[None]
+    torch.testing.assert_close(rotary.turn(query, angles), rotary.turn(query, angles + 2 * torch.pi))
+    still, turned = (rotary.turn(query, angles + by) @ rotary.turn(key, angles + by).mT for by in (0, 1.234))
+    torch.testing.assert_close(still, turned)
+
+
+def test_harmonics_turn_by_whole_multiples_of_the_position():
+    heads, angles = normal(1, 1, 5, 8), torch.linspace(0, 6, 5).double()
+    turned = Rotary(spacing="harmonic").turn(heads, angles[None])
+    phases = angles[:, None] * torch.arange(1, 5)
+    number = torch.complex(heads[..., :4], heads[..., 4:]) * torch.polar(torch.ones_like(phases), phases)
+    torch.testing.assert_close(turned, torch.cat((number.real, number.imag), -1))
+
+
+def test_spacing_is_geometric_or_harmonic():
+    assert as_rotary({"spacing": "harmonic", "fraction": 0.5}) == Rotary(spacing="harmonic", fraction=0.5)
+    with pytest.raises(ConfigError, match="Rotary.spacing is 'linear'; allowed: 'geometric', 'harmonic'"):
+        Rotary(spacing="linear")

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from astrozoo.nn import ChannelNorm, Coarsen, DropPath, FiLM, GridConv3d, Refine, half_turn, pad_grid
+from astrozoo.nn.resample import fill_up
 from astrozoo.nn.sphere import _pad
 
 
@@ -139,6 +140,8 @@ def test_film_starts_as_the_identity_and_then_scales_and_shifts():
     scale, shift = film.affine(condition).chunk(2, -1)
     expected = x * (1 + scale[:, :, None, None, None]) + shift[:, :, None, None, None]
     torch.testing.assert_close(film(x, condition), expected)
+    tokens = x.movedim(1, -1)
+    torch.testing.assert_close(film(tokens, condition, channels_last=True), expected.movedim(1, -1))
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples():
@@ -159,3 +162,14 @@ def test_half_precision_gradients_of_few_levels_are_finite(dtype):
         conv.zero_grad()
         conv(torch.randn(2, 16, 2, 2, 2, dtype=dtype)).sum().backward()
         assert conv.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("longitude", ["periodic", "regional"])
+def test_filling_up_continues_the_circle_or_repeats_the_edge(longitude):
+    x = torch.arange(2 * 3 * 5.0).reshape(1, 1, 2, 3, 5)
+    filled = fill_up(x, (2, 2, 4), longitude=longitude)
+    assert filled.shape == (1, 1, 2, 4, 8)
+    assert torch.equal(filled[..., :3, :5], x)
+    assert torch.equal(filled[..., 3, :], filled[..., 2, :])
+    east = x[..., :3] if longitude == "periodic" else x[..., -1:].expand(*x.shape[:-1], 3)
+    assert torch.equal(filled[..., :3, 5:], east)

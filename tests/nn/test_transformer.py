@@ -100,3 +100,30 @@ def test_causal_stack_does_not_look_ahead():
 def test_stack_attends_to_a_context():
     stack = TransformerStack(16, 2, 2, attention="perceiver", attention_options={"context_dim": 6})
     assert stack(torch.randn(2, 3, 16), torch.randn(2, 9, 6)).shape == (2, 3, 16)
+
+
+def test_a_condition_scales_and_shifts_the_normalised_tokens():
+    torch.manual_seed(0)
+    block = TransformerBlock(8, 2, condition_dim=3).double()
+    tokens, condition = torch.randn(2, 5, 8).double(), torch.randn(2, 3).double()
+    plain = block(tokens, condition=torch.zeros_like(condition))
+    torch.testing.assert_close(block(tokens, condition=condition), plain)  # starts as the identity
+    for film in block.films:
+        torch.nn.init.normal_(film.affine.weight)
+
+    def modulated(normed, film):
+        scale, shift = film.affine(condition)[:, None].chunk(2, -1)
+        return normed * (1 + scale) + shift
+
+    expected = tokens + block.attention(modulated(block.attention_norm(tokens), block.films[0]))
+    expected = expected + block.mlp(modulated(block.mlp_norm(expected), block.films[1]))
+    torch.testing.assert_close(block(tokens, condition=condition), expected)
+
+
+def test_an_attention_that_needs_a_context_gets_the_positions_of_its_tokens():
+    torch.manual_seed(0)
+    options = {"attention_options": {"rope": True}}
+    cross, own = (TransformerBlock(8, 2, attention=name, **options).double() for name in ("perceiver", "flash"))
+    own.load_state_dict(cross.state_dict())
+    tokens, positions = torch.randn(2, 5, 8).double(), torch.rand(1, 5, 1).double()
+    torch.testing.assert_close(cross(tokens, positions=positions), own(tokens, positions=positions))
