@@ -5,6 +5,7 @@ sphere    halos and convolutions of latitude-longitude grids: the wrap in longit
 norm      normalisation over channels, the same for every batch and grid
 precision sums that keep their dtype under autocast
 film      conditioning on a vector by scale and shift
+gates     gates per channel, level and place, and means over the area of the globe
 resample  coarser and finer grids of any size
 residual  the residual block of convolutions
 separable depthwise convolutions with large kernels
@@ -16,16 +17,19 @@ transformer  blocks of attention, any that fits by name, and perceptron
 
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
+from astrozoo.nn.gates import CBAM3d, ChannelGate, LevelGate, SpatialGate, area_mean
 from astrozoo.nn.mbconv import MBConv, SqueezeExcitation
 from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.position import GridPosition, turns_longitude
 from astrozoo.nn.resample import Coarsen, Refine
 from astrozoo.nn.residual import ResidualBlock
-from astrozoo.nn.separable import DepthwiseGridConv3d
+from astrozoo.nn.separable import DepthwiseCoarsen, DepthwiseGridConv3d, DepthwiseRefine, SelectiveDepthwise, upkern
 from astrozoo.nn.sphere import GridConv3d, half_turn, pad_grid
 from astrozoo.nn.transformer import Mlp, TransformerBlock, TransformerStack
 
 __all__ = [
+    "CBAM3d",
+    "ChannelGate",
     "ChannelNorm",
     "Coarsen",
     "DepthwiseGridConv3d",
@@ -38,9 +42,16 @@ __all__ = [
     "Refine",
     "ResidualBlock",
     "SqueezeExcitation",
+    "DepthwiseCoarsen",
+    "DepthwiseRefine",
+    "LevelGate",
+    "SelectiveDepthwise",
+    "SpatialGate",
     "TransformerBlock",
     "TransformerStack",
+    "area_mean",
     "half_turn",
     "pad_grid",
     "turns_longitude",
+    "upkern",
 ]
