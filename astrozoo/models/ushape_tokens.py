@@ -6,8 +6,8 @@ The features of a coarse grid are its tokens: kept channels last, they lie in me
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -30,13 +30,14 @@ class UShapeTokensConfig(UShapeConfig):
         head_dim: Width of a head of the attention; divides the width of its scale.
         mlp_ratio: Hidden width of the perceptrons, in units of the width of their scale.
         attention: Name of the attention; `spec.attentions` lists those that fit.
-        attention_options: Further options of it, such as `{"window": 64}`.
+        attention_options: Further options of it, as a mapping such as `{"window": 64}`, or as pairs of name and value,
+            which is how they are kept.
     """
 
     head_dim: int = 32
     mlp_ratio: float = 4.0
     attention: str = "flash"
-    attention_options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # a mapping has no hash
+    attention_options: Any = ()
 
     def __post_init__(self) -> None:
         UShapeConfig.__post_init__(self)
@@ -69,7 +70,7 @@ class FeatureTrunk(TokenTrunk):
             longitude=config.longitude,
             patch=(math.prod(config.level_strides[:scale]), columns, columns),
             attention=config.attention,
-            attention_options=config.attention_options,
+            attention_options=dict(config.attention_options),
             mlp_ratio=config.mlp_ratio,
             dropout=config.dropout,
             condition_width=config.condition_width if config.condition_dim else 0,

@@ -9,31 +9,16 @@ Layout: `[batch, channel, level, lat, lon]`.
 
 from __future__ import annotations
 
-import math
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
+from astrozoo.nn.gates import area_mean
 from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.separable import DepthwiseGridConv3d
 
-__all__ = ["MBConv", "SqueezeExcitation", "global_mean"]
-
-
-def global_mean(x: Tensor, *, longitude: str) -> Tensor:
-    """Mean over the grid, of a globe by area: `[batch, channel, level, lat, lon]` -> `[batch, channel]`.
-
-    Rows of a globe are taken as bands of equal width from pole to pole; those of a region count alike.
-    """
-    if longitude != "periodic":
-        return x.mean((2, 3, 4))
-    lat, dtype = x.shape[3], torch.promote_types(x.dtype, torch.float32)
-    edges = torch.linspace(-0.5 * math.pi, 0.5 * math.pi, lat + 1, device=x.device, dtype=dtype).sin()
-    shares = ((edges[1:] - edges[:-1]) / 2).to(x.dtype)  # [lat], of the sphere
-    return (x.mean((2, 4)) * shares).sum(-1)
+__all__ = ["MBConv", "SqueezeExcitation"]
 
 
 class SqueezeExcitation(nn.Module):
@@ -42,18 +27,18 @@ class SqueezeExcitation(nn.Module):
     Args:
         channels: Channels.
         squeezed: Width of the function's hidden layer.
-        longitude: `periodic` for a globe, whose mean is by area, or `regional`.
+        poles: `cross` for a globe, whose means are by area, or `edge`.
     """
 
-    def __init__(self, channels: int, squeezed: int, *, longitude: str) -> None:
+    def __init__(self, channels: int, squeezed: int, *, poles: str) -> None:
         super().__init__()
-        self.longitude = longitude
+        self.poles = poles
         self.squeeze = nn.Linear(channels, squeezed)
         self.excite = nn.Linear(squeezed, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x[batch, channel, level, lat, lon]` -> like `x`."""
-        means = global_mean(x, longitude=self.longitude)
+        means = area_mean(x, poles=self.poles).mean(-1).to(x.dtype)  # [batch, channel]
         scale = self.excite(F.silu(self.squeeze(means))).sigmoid().to(x.dtype)
         return x * scale[:, :, None, None, None]
 
@@ -96,7 +81,7 @@ class MBConv(nn.Module):
         self.depthwise = DepthwiseGridConv3d(
             hidden, kernel=kernel, level_kernel=level_kernel, longitude=longitude, poles=poles
         )
-        self.excitation = SqueezeExcitation(hidden, max(1, int(squeeze * width)), longitude=longitude)
+        self.excitation = SqueezeExcitation(hidden, max(1, int(squeeze * width)), poles=poles)
         self.dropout = nn.Dropout3d(dropout)
         self.narrow = nn.Linear(hidden, width)
         self.drop_path = DropPath(drop_path)

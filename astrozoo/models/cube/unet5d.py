@@ -23,7 +23,7 @@ Layout: `x[batch, var, climate_time, geo_time, level, lat, lon]`, optional `stat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -64,7 +64,8 @@ class CubeUNet5DConfig(UShapeConfig):
             only (`gated_delta`, `mamba2`) makes it so in any case.
         time_positions: Whether the attention knows the order of times; without, they are a set.
         attention: Name of the attention; `spec.attentions` lists those that fit.
-        attention_options: Further options of it, such as `{"window": 64}`.
+        attention_options: Further options of it, as a mapping such as `{"window": 64}`, or as pairs of name and value,
+            which is how they are kept.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
@@ -78,7 +79,7 @@ class CubeUNet5DConfig(UShapeConfig):
     causal_time: bool = False
     time_positions: bool = True
     attention: str = "flash"
-    attention_options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # a mapping has no hash
+    attention_options: Any = ()
 
     def __post_init__(self) -> None:
         UShapeConfig.__post_init__(self)
@@ -138,7 +139,7 @@ class TimeAttention(nn.Module):
             dim=width,
             num_heads=width // config.head_dim,
             causal=config.causal,
-            **{**options, **config.attention_options},
+            **{**options, **dict(config.attention_options)},
         )
         self.enter = nn.Linear(width, width)
         self.drop_path = DropPath(drop_path)
