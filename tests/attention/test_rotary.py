@@ -95,5 +95,5 @@ def test_harmonics_turn_by_whole_multiples_of_the_position():
 
 def test_spacing_is_geometric_or_harmonic():
     assert as_rotary({"spacing": "harmonic", "fraction": 0.5}) == Rotary(spacing="harmonic", fraction=0.5)
-    with pytest.raises(ConfigError, match="Rotary.spacing is 'linear'; allowed: 'geometric', 'harmonic'"):
+    with pytest.raises(ConfigError, match=r"Rotary\.spacing is 'linear'; allowed: 'geometric', 'harmonic'"):
         Rotary(spacing="linear")

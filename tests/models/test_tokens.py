@@ -65,7 +65,7 @@ def test_every_token_knows_its_latitude_level_and_condition(attention):
     tokens, condition = tokens_and_condition()
     same = tokens[:, :1, :1, :1].expand_as(tokens)
     out = trunk(trunk.place(same, CELLS), CELLS, condition).unflatten(1, GRID)
-    assert (out[:, 0] - out[:, 1]).abs().amax((-1)).gt(1e-6).all()
+    assert (out[:, 0] - out[:, 1]).abs().amax(-1).gt(1e-6).all()
     assert (out[:, :, 0] - out[:, :, 1]).abs().amax(-1).gt(1e-6).all()
     other = trunk(trunk.place(same, CELLS), CELLS, condition + 1).unflatten(1, GRID)
     assert (other - out).abs().amax(-1).gt(1e-6).all()

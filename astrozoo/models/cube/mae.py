@@ -13,7 +13,7 @@ Where we differ, and why:
 - Fields that do not change, such as orography, are known everywhere: the decoder sees those of hidden patches too.
 
 Layout: `x[batch, var, level, lat, lon]`, optional `static[batch, static, lat, lon]` and `condition[batch, param]` ->
-`reconstruction[batch, var, level, lat, lon]`, `mask[batch, patch]`. Patches are in row-major order of (level, lat, lon).
+`reconstruction[batch, var, level, lat, lon]`, `mask[batch, patch]`; patches in row-major order of (level, lat, lon).
 Levels may be one.
 """
 
