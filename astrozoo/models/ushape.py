@@ -98,21 +98,25 @@ class UShapeModel(FieldModel):
         blocks = sum(config.depths) + sum(config.decoder_depths)
         rates = iter([config.drop_path * index / max(blocks - 1, 1) for index in range(blocks)])
 
-        def stage(scale: int, depth: int) -> nn.ModuleList:
-            return nn.ModuleList(self.make_block(config, scale, next(rates)) for _ in range(depth))
+        def stage(scale: int, depth: int, up: bool) -> nn.Module:
+            return self.make_stage(config, scale, [next(rates) for _ in range(depth)], up=up)
 
         self.stem = FieldStem(config, widths[0], level_kernel=config.level_kernel)
         self.embed = ConditionEmbedding(config.condition_dim, config.condition_width) if config.condition_dim else None
-        self.encoder = nn.ModuleList(stage(scale, config.depths[scale]) for scale in range(scales))
+        self.encoder = nn.ModuleList(stage(scale, config.depths[scale], False) for scale in range(scales))
         self.coarsen = nn.ModuleList(
             Coarsen(widths[scale], widths[scale + 1], strides[scale], longitude=config.longitude)
             for scale in range(scales - 1)
         )
         upwards = range(scales - 2, -1, -1)
         self.refine = nn.ModuleList(Refine(widths[scale + 1], widths[scale], strides[scale]) for scale in upwards)
-        self.decoder = nn.ModuleList(stage(scale, config.decoder_depths[scale]) for scale in upwards)
+        self.decoder = nn.ModuleList(stage(scale, config.decoder_depths[scale], True) for scale in upwards)
         self.norm = ChannelNorm(widths[0])
         self.head = nn.Conv3d(widths[0], config.out_vars, 1)
+
+    def make_stage(self, config: Any, scale: int, rates: Sequence[float], *, up: bool) -> nn.Module:  # noqa: ARG002
+        """The blocks of a scale, one per entry of `rates` (their `drop_path`), on the way down or `up`."""
+        return nn.ModuleList(self.make_block(config, scale, rate) for rate in rates)
 
     def make_block(self, config: Any, scale: int, drop_path: float) -> nn.Module:
         """One block of the scale; `drop_path` is the probability that training drops it."""

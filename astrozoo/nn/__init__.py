@@ -8,11 +8,13 @@ response  normalisation that lets channels compete by their response on the glob
 film      conditioning on a vector by scale and shift
 gates     gates per channel, level and place, and means over the area of the globe
 resample  coarser and finer grids of any size
+residual  the residual block of convolutions
 separable depthwise convolutions with large kernels
 spectral  convolutions in wave space along level, latitude and longitude
 residual  the residual block of convolutions
 convlstm  the cell of the convolutional LSTM
 gsta      blocks of gated spatiotemporal attention with large kernels
+mbconv    inverted bottlenecks with squeeze and excitation
 drop      dropping residual branches during training
 position  where the tokens of a latitude-longitude grid lie: encoding, angles of rotary positions, geometries
 drop      dropping residual branches during training
@@ -30,9 +32,11 @@ from astrozoo.nn.bilevel import BilevelStep, architecture_gradient
 from astrozoo.nn.drop import DropPath
 from astrozoo.nn.film import FiLM
 from astrozoo.nn.gates import CBAM3d, ChannelGate, LevelGate, SpatialGate, area_mean
+from astrozoo.nn.mbconv import MBConv, SqueezeExcitation
 from astrozoo.nn.norm import ChannelNorm
 from astrozoo.nn.position import GridPosition, turns_longitude
 from astrozoo.nn.resample import Coarsen, Refine
+from astrozoo.nn.residual import ResidualBlock
 from astrozoo.nn.separable import DepthwiseCoarsen, DepthwiseGridConv3d, DepthwiseRefine, SelectiveDepthwise, upkern
 from astrozoo.nn.residual import ResidualBlock
 from astrozoo.nn.convlstm import ConvLSTMCell
@@ -67,11 +71,14 @@ __all__ = [
     "GridConv3d",
     "LevelGate",
     "GridPosition",
+    "MBConv",
     "Mlp",
     "Refine",
+    "ResidualBlock",
     "SelectiveDepthwise",
     "SpatialGate",
     "ResidualBlock",
+    "SqueezeExcitation",
     "TransformerBlock",
     "TransformerStack",
     "area_mean",
