@@ -91,9 +91,7 @@ def test_memory_reaches_back_to_the_first_field():
 
 
 def test_a_state_moves_as_far_as_the_kernel_reaches_in_a_step():
-    model = build(
-        strides=(1,), widths=(8,), level_strides=(1,), feedback=False, kernel=5, static_vars=0, poles="edge"
-    )
+    model = build(strides=(1,), widths=(8,), level_strides=(1,), feedback=False, kernel=5, static_vars=0, poles="edge")
     inputs = inputs_of(model, lat=16, lon=48, time=1)
     moved = {**inputs, "x": inputs["x"].clone()}
     moved["x"][..., 8, 24] += 1
