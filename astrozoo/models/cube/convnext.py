@@ -11,6 +11,8 @@ Where we differ, and why:
   kernel (`astrozoo.nn.separable`). The response of a channel is a mean by area (`astrozoo.nn.response`).
 - A U-shape (`astrozoo.models.ushape`) with a light decoder makes fields of the classifier's features, and the stem is a
   3 x 3 convolution at full resolution instead of patches of 4 x 4, since the fine grid comes back.
+- Weights start variance-preserving; with the paper's 0.02, made for widths from 96 and hundreds of epochs, narrow
+  models stay near the identity for too long.
 - Layers between scales normalise first, as in the paper, also on the way up.
 - In pretraining, masked cells are zeros before each convolution. That equals the paper's sparse convolutions.
 
@@ -85,7 +87,7 @@ class ConvNeXtBlock(nn.Module):
 
     def reset_parameters(self) -> None:
         for layer in (self.expand, self.reduce):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, condition: Tensor | None, visible: Tensor | None = None) -> Tensor:
