@@ -16,10 +16,10 @@ level times share of the area of the row; the sum over all cells is 1), `z` bein
 meets `T`; where `std` is the same at all levels, it adds one number to all cells. The third keeps ratios between cells.
 The softplus is bent and shifted so that `z = 0` stays the mean and large values stay what they are.
 
-Limits. Means are taken in double precision and hold to the rounding of the fields' own dtype (compute in float32 at
-least: half-precision features are converted). A positive variable whose told mean is negative cannot have both: it is
-zero everywhere, and its mean is zero. A told NaN gives NaN. On Apple GPUs, which have no double precision, means are
-taken in float32.
+Limits. Means are taken in double precision and hold to the rounding of the result, which is in float32 at least:
+half-precision features are converted first, a model kept in half precision rounds afterwards. A positive variable
+whose told mean is negative cannot have both: it is zero everywhere, and so is its mean. A told NaN gives NaN. On Apple
+GPUs, which have no double precision, means are taken in float32.
 """
 
 from __future__ import annotations

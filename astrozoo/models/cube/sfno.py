@@ -12,8 +12,8 @@ Where we differ, and why:
 - Normalisation over channels per cell in front of each filter replaces statistics over the grid: rotating a field
   rotates the result, and the grid's crowded rows near the poles weigh no more than others.
 - Weights belong to degrees, so one model takes any grid; degrees that a grid cannot hold are skipped, and degrees that
-  its rows would not integrate exactly count as such. Single rows of the input are never mixed otherwise.
-- Levels exchange through a kernel per channel inside the perceptron; a single level costs nothing.
+  its rows would not integrate exactly count as such.
+- Levels exchange through a kernel per channel inside the perceptron; on a single level it is one product.
 
 The planet itself breaks the symmetry: give the model what does (orography, land, sine of latitude) as `static`, or let
 it learn a profile over latitude (`latitude_degrees`), whose order of rows it then remembers.
@@ -78,7 +78,7 @@ class CubeSFNOConfig(FieldConfig):
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
-        whole = "(spherical harmonics need the whole sphere; cube_unet and cube_swin take regions)"
+        whole = "(spherical harmonics need the whole sphere; cube_unet takes regions)"
         if self.longitude == "regional":
             raise checks.fail(self, "longitude", f"'periodic' {whole}")
         if self.poles == "edge":
