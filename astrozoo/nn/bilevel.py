@@ -107,7 +107,9 @@ class BilevelStep:
         weights = self.model.weight_parameters()
         loss = self.model.loss(train)["loss"]
         for parameter, value in zip(weights, _gradient(loss, weights), strict=True):
-            parameter.grad = value
+            parameter.grad = (
+                value.contiguous()
+            )  # a sum's gradient is one number in many places, which no clip can scale
         nn.utils.clip_grad_norm_(weights, self.clip)
         self.weights.step()
         for parameter in (*weights, *self.model.architecture_parameters()):

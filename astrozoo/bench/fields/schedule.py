@@ -64,8 +64,8 @@ def _work(todo: list[Cell], args: argparse.Namespace, budget: Row) -> None:
     for cell in todo:
         cells.put(cell)
     workers = [
-        context.Process(target=_worker, args=(cells, told, args, budget, deadline), daemon=True)
-        for _ in range(min(args.jobs, len(todo)))
+        context.Process(target=_worker, args=(cells, told, _on_device(args, rank), budget, deadline), daemon=True)
+        for rank in range(min(args.jobs, len(todo)))
     ]
     for worker in workers:
         worker.start()
@@ -77,6 +77,16 @@ def _work(todo: list[Cell], args: argparse.Namespace, budget: Row) -> None:
             continue
         done += 1
         _tell(line, done, len(todo))
+
+
+def _on_device(args: argparse.Namespace, rank: int) -> argparse.Namespace:
+    """The arguments of a worker: with `cuda`, the GPUs are shared out."""
+    import torch
+
+    count = torch.cuda.device_count() if args.device == "cuda" else 0
+    return argparse.Namespace(
+        **{**vars(args), "device": f"cuda:{rank % count}" if count else args.device, "benchmark": None}
+    )
 
 
 def _worker(cells: Any, told: Any, args: argparse.Namespace, budget: Row, deadline: float) -> None:
@@ -108,6 +118,8 @@ def _train(cell: Cell, args: argparse.Namespace, budget: Row) -> str:
         first = _read(_place(args.store, (name, who, 0), budget))
         if seed and first is not None:
             rates = (first["rate"],)  # chosen once, with the first seed
+        if not contestant.takes(_opened[name]):
+            return f"{name}, {who}: left out, it needs a whole sphere"
         outcome = run_cell(contestant, _opened[name], seed, Budget(steps=budget["steps"], rates=rates), args.device)
     except Exception as error:  # one contestant's failure is a result, and no reason to lose the others'
         return f"{name}, {who}, seed {seed}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -34,7 +34,7 @@ class FieldSet:
         title: For people.
         unit: Of the scores.
         leads: Names of the steps of a forecast; one empty name where there is none.
-        grid: Of the latitudes, as `cube_sfno` wants to know it.
+        rows: Where the latitudes of a globe lie, as `cube_sfno` wants to know it.
         task: The data.
         test: What is scored, where it is no part of the task.
         turns: Whether training turns the globe at random: the law to be learnt knows no longitude.
@@ -44,7 +44,7 @@ class FieldSet:
     title: str
     unit: str
     leads: tuple[str, ...]
-    grid: str
+    rows: str
     task: FieldTask
     test: Batch | None = None
     turns: bool = False
@@ -106,7 +106,7 @@ def _ensemble(folder: Path) -> FieldSet:
     task = forecast(fields, "TREFHT", history=3, steps=3, normalize="gridpoint", static=_GEOMETRY, split=split)
     return FieldSet(
         name="ensemble", title="annual 2 m temperature, NCAR ensemble", unit="K", leads=("1 yr", "2 yr", "3 yr"),
-        grid="gauss", task=task,
+        rows="gauss", task=task,
     )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def _scenario(folder: Path) -> FieldSet:
     )
     return FieldSet(
         name="scenario", title="annual temperature of North America, Met Office A1B", unit="K",
-        leads=("1 yr", "2 yr", "3 yr"), grid="", task=task,
+        leads=("1 yr", "2 yr", "3 yr"), rows="", task=task,
     )  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def _weather(folder: Path) -> FieldSet:
     )  # fmt: skip
     return FieldSet(
         name="weather", title="2 m temperature, British Isles, ERA5", unit="K", leads=("6 h", "12 h", "18 h", "24 h"),
-        grid="", task=task,
+        rows="", task=task,
     )  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def _wind(folder: Path) -> FieldSet:
     task = forecast(fields, ["z"], ["u", "v"], lead=0, normalize="variable", static=_GEOMETRY[:2], split=split)
     return FieldSet(
         name="wind", title="wind from geopotential, ERA-Interim, January to July", unit="standard deviations",
-        leads=("",), grid="centres", task=task, turns=True,
+        leads=("",), rows="centres", task=task, turns=True,
     )  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def _planet(folder: Path) -> FieldSet:
     test.targets["y"] = torch.where(torch.tensor(unseen), target, torch.nan)
     return FieldSet(
         name="planet", title="hidden columns of HD 209458 b, MITgcm", unit="standard deviations", leads=("",),
-        grid="centres", task=task, test=test,
+        rows="centres", task=task, test=test,
     )  # fmt: skip
 
 

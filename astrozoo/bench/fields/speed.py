@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from astrozoo import registry
-from astrozoo.bench.fields.contestants import KINDS, PEERS
+from astrozoo.bench.fields.contestants import KINDS, PEERS, counted_on, tolerance
 from astrozoo.bench.harness import Comparison, measure
 from astrozoo.bench.sizes import at_parameters
 
@@ -130,7 +130,9 @@ def _step(model: Any, inputs: dict[str, Any], device: str) -> Callable[[], None]
 def _peers(name: str, parameters: int) -> dict[str, Callable[[], Any]]:
     kind = KINDS.get(_family(name), "unet")
     peers = {
-        peer: at_parameters(partial(make, 3, VARS, VARS, GRID), parameters, within=0.3)
+        peer: at_parameters(
+            partial(make, 3, VARS, VARS, GRID), parameters, within=tolerance(peer), device=counted_on(peer)
+        )
         for peer, (own, _, (make, levels, _)) in PEERS.items()
         if own == kind and levels
     }

@@ -7,7 +7,7 @@ leaves to be learnt what a straight line does not know, and makes a warmer clima
 
 from __future__ import annotations
 
-import copy
+import itertools
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from astrozoo.batch import Batch
 from astrozoo.bench.fields.contestants import Contestant, sequences
 from astrozoo.bench.fields.sets import FieldSet
+from astrozoo.bench.fields.stages import first_stage
 from astrozoo.objectives import task_loss
 
 __all__ = ["Budget", "Forecaster", "Outcome", "draw", "run_cell"]
@@ -108,13 +109,21 @@ def _train(contestant: Contestant, fields: FieldSet, seed: int, rate: float, bud
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     start = time.perf_counter()
-    model = Forecaster(contestant.build(fields).to(device), fields)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=budget.decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=budget.steps, pct_start=0.1)
-    best, weights = float("inf"), None
     generator = torch.Generator().manual_seed(seed)
-    for step in range(budget.steps):
-        batch = draw(fields, budget.batch, step, generator).to(device)
+    counter = itertools.count()
+    family = contestant.name.rpartition("_")[0]
+    network = first_stage(
+        contestant.name, family, fields, budget.steps // 2, rate,
+        lambda: draw(fields, budget.batch, next(counter), generator), device,
+    )  # fmt: skip
+    steps = budget.steps if network is None else budget.steps - budget.steps // 2
+    model = Forecaster((contestant.build(fields) if network is None else network).to(device), fields)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=budget.decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    best: float = float("inf")
+    kept: list[Tensor] = []
+    for step in range(steps):
+        batch = draw(fields, budget.batch, next(counter), generator).to(device)
         model.train()
         optimizer.zero_grad(set_to_none=True)
         loss = task_loss("field_forecast", model(batch), batch)["loss"]
@@ -122,12 +131,12 @@ def _train(contestant: Contestant, fields: FieldSet, seed: int, rate: float, bud
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if fields.task.val is not None and (step + 1) % max(1, budget.steps // budget.checks) == 0:
+        if fields.task.val is not None and (step + 1) % max(1, steps // budget.checks) == 0:
             value = fields.score(model, fields.task.val, device)[fields.headline]
             if value < best:
-                best, weights = value, copy.deepcopy(model.state_dict())
-    if weights is not None:
-        model.load_state_dict(weights)
+                best, kept = value, [tensor.detach().clone() for tensor in state(model)]
+    for tensor, best_value in zip(state(model) if kept else [], kept, strict=True):
+        tensor.data.copy_(best_value)
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else 0
     scores = fields.score(model, None, device)
@@ -135,9 +144,14 @@ def _train(contestant: Contestant, fields: FieldSet, seed: int, rate: float, bud
         contestant=contestant.name, fields=fields.name, seed=seed, rate=rate,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         rmse=by_lead(scores, fields, "rmse"), acc=by_lead(scores, fields, "acc"), headline=scores[fields.headline],
-        validation=best if weights is not None else float("nan"), seconds=seconds, peak_bytes=peak,
+        validation=best if kept else float("nan"), seconds=seconds, peak_bytes=peak,
         device=device_name(device),
     )  # fmt: skip
+
+
+def state(model: nn.Module) -> list[Tensor]:
+    """Parameters and buffers; some peers' state dicts hold more than tensors."""
+    return [*model.parameters(), *model.buffers()]
 
 
 def draw(fields: FieldSet, size: int, step: int, generator: torch.Generator) -> Batch:
