@@ -108,7 +108,7 @@ class BilevelStep:
         loss = self.model.loss(train)["loss"]
         for parameter, value in zip(weights, _gradient(loss, weights), strict=True):
             parameter.grad = (
-                value.contiguous()
+                value.contiguous()  # that of a sum is one number in many places; no clip scales it
             )  # a sum's gradient is one number in many places, which no clip can scale
         nn.utils.clip_grad_norm_(weights, self.clip)
         self.weights.step()
