@@ -52,7 +52,7 @@ def comparisons(outcomes: list[Row], baselines: list[Row], args: argparse.Namesp
     if args.table is not None:
         with atomic_write(args.table) as temporary:
             Path(temporary).write_text("\n".join(tables), encoding="utf-8")
-    if args.plot is not None:
+    if args.plot is not None and found:
         _draw(args.plot, outcomes, baselines)
     return found
 

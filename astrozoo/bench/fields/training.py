@@ -107,6 +107,8 @@ def _train(contestant: Contestant, fields: FieldSet, seed: int, rate: float, bud
     torch.manual_seed(seed)
     on_gpu = device.startswith("cuda")
     if on_gpu:
+        torch.cuda.set_device(device)
+        torch.empty(1, device=device)  # there are no statistics before the first allocation
         torch.cuda.reset_peak_memory_stats(device)
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
