@@ -74,7 +74,7 @@ def test_any_grid_comes_back_at_its_size(level, lat, lon):
 
 
 def test_a_grid_below_the_minimum_names_the_dimension():
-    model = unet.cube_unet_tiny.build()
+    model = unet.cube_unet_small.build()
     with pytest.raises(InputError, match="lat is 8, the smallest accepted is 16"):
         model(torch.zeros(1, 5, 1, 8, 32))
 

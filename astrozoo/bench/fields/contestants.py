@@ -95,10 +95,10 @@ def overrides_for(variant: str, fields: FieldSet) -> dict[str, Any]:
     overrides = task.model_overrides()
     steps = overrides.pop("out_steps", None)
     known = registry.model_info(variant).config
-    if steps is not None and "out_steps" in known:
-        overrides["out_steps"] = steps
+    if "out_steps" in known:
+        overrides["out_steps"] = steps or 1
         if "in_steps" in known:
-            overrides |= {"in_steps": schema.history, "block_steps": steps}
+            overrides |= {"in_steps": schema.history if steps else 1, "block_steps": steps or 1}
     elif steps is not None and registry.model_info(variant).family != "cube_unet5d":
         overrides["in_vars"] *= schema.history
         overrides["out_vars"] *= steps

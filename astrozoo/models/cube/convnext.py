@@ -296,7 +296,9 @@ cube_convnext_nano = FAMILY.variant(
     widths=(16, 32, 64, 128),
     depths=(0, 1, 2, 2),
 )
-cube_convnext_tiny = FAMILY.variant("tiny", "Monthly fields of one simulation, or a first run on a GPU.")
+cube_convnext_tiny = FAMILY.variant(
+    "tiny", "Monthly fields of one simulation, or a first run on a GPU.", level_strides=(1, 1, 2)
+)
 cube_convnext_small = FAMILY.variant(
     "small",
     "Daily fields, or an ensemble of simulations, on one GPU.",

@@ -323,7 +323,9 @@ FAMILY = Family(
     heads=("head.",),
 )
 
-cube_unet5d_tiny = FAMILY.variant("tiny", "A few decades of a few epochs, or a first run on a GPU.")
+cube_unet5d_tiny = FAMILY.variant(
+    "tiny", "A few decades of a few epochs, or a first run on a GPU.", level_strides=(1, 1, 2)
+)
 cube_unet5d_small = FAMILY.variant(
     "small", "Monthly climates of tens of epochs, on one GPU.", widths=(24, 64, 128, 320), depths=(1, 1, 2, 2)
 )

@@ -124,7 +124,15 @@ FAMILY = Family(
     heads=("head.",),
 )
 
-cube_unet_cbam_tiny = FAMILY.variant("tiny", "Monthly fields of one simulation with localised signals, on one GPU.")
+cube_unet_cbam_tiny = FAMILY.variant(
+    "tiny",
+    "Monthly fields of one simulation with localised signals, on one GPU.",
+    widths=(48, 96, 160),
+    depths=(2, 2, 2),
+    decoder_depths=(2, 2),
+    strides=(2, 2),
+    level_strides=(1, 2),
+)
 cube_unet_cbam_small = FAMILY.variant(
     "small", "Daily fields, or an ensemble of simulations, on one GPU.", widths=(24, 48, 96, 224, 448)
 )

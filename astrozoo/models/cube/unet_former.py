@@ -123,7 +123,12 @@ FAMILY = Family(
     heads=("head.",),
 )
 
-cube_unet_former_tiny = FAMILY.variant("tiny", "Monthly fields of one simulation, or a first run on a GPU.")
+cube_unet_former_tiny = FAMILY.variant(
+    "tiny",
+    "Monthly fields of one simulation, or a first run on a GPU.",
+    widths=(32, 64, 96, 160),
+    level_strides=(1, 1, 2),
+)
 cube_unet_former_small = FAMILY.variant(
     "small",
     "Daily fields of an ensemble, where distant regions act on each other.",

@@ -286,7 +286,13 @@ FAMILY = Family(
 )
 
 cube_unet_phys_small = FAMILY.variant(
-    "small", "Daily fields, or an ensemble of simulations, on one GPU, with budgets to close."
+    "small",
+    "Daily fields, or an ensemble of simulations, on one GPU, with budgets to close.",
+    widths=(64, 144, 256),
+    depths=(2, 2, 2),
+    decoder_depths=(2, 2),
+    strides=(2, 2),
+    level_strides=(1, 2),
 )
 cube_unet_phys_base = FAMILY.variant(
     "base",

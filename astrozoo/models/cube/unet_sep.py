@@ -227,7 +227,18 @@ FAMILY = Family(
     heads=("head.",),
 )
 
-cube_unet_sep_tiny = FAMILY.variant("tiny", "Monthly fields of one simulation, or a first run on a GPU.")
+cube_unet_sep_tiny = FAMILY.variant(
+    "tiny",
+    "Monthly fields of one simulation, or a first run on a GPU.",
+    widths=(64, 128, 256),
+    depths=(2, 2, 4),
+    decoder_depths=(2, 2),
+    strides=(2, 2),
+    level_strides=(1, 2),
+    kernels=(5, 5, 5),
+    branches=(1, 1, 2),
+    expansions=(2, 3, 4),
+)
 cube_unet_sep_small = FAMILY.variant(
     "small", "Daily fields, or an ensemble of simulations, on one GPU.", widths=(32, 64, 144, 352, 768)
 )
