@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, default=Path("runs/fields"), help="where results are kept (runs/fields)")
     parser.add_argument("--minutes", type=float, help="start no further training after this time")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the tables as Markdown")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw error by lead time")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the errors")
     parser.add_argument("--speed", action="store_true", help="measure the base variants instead: time, memory, FLOPs")
 
 

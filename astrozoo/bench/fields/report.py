@@ -99,29 +99,31 @@ def _spread(values: list[float]) -> str:
 
 
 def _draw(path: Path, outcomes: list[Row], baselines: list[Row]) -> None:
-    """RMSE by lead time for forecasts, in one line where there is none; ours solid, peers dashed, the rest grey."""
+    """Everybody's RMSE over all lead times, best on top: ours, peers, and what needs no network."""
     shown = [base for base in baselines if any(row["fields"] == base["fields"] for row in outcomes)]
-    figure = new_figure(5.2 * len(shown), 6.5)
-    colours: dict[str, Any] = {}
+    figure = new_figure(4.4 * len(shown), 6.5)
     for index, base in enumerate(shown):
         axes = figure.add_subplot(1, len(shown), index + 1)
-        leads = range(len(base["leads"]))
-        rows = [row for row in outcomes if row["fields"] == base["fields"]]
-        marker = "o" if len(base["leads"]) == 1 else None
-        for name, scores in base["scores"].items():
-            axes.plot(leads, scores["rmse"], color="0.6", lw=1, marker=marker, zorder=1)
-            axes.annotate(name.replace("_", " "), (len(leads) - 1, scores["rmse"][-1]), color="0.4", fontsize=7)
-        for name in dict.fromkeys(row["contestant"] for row in rows):
-            mine = [row["rmse"] for row in rows if row["contestant"] == name]
-            line = [statistics.fmean(column) for column in zip(*mine, strict=True)]
-            colour = colours.setdefault(name, f"C{len(colours) % 10}")
-            style = "--" if name in PEERS else ("-" if len(colours) <= 10 else "-.")
-            axes.plot(leads, line, style, color=colour, lw=1.3, marker=marker, label=name if index == 0 else None)
-        axes.set_xticks(list(leads), [lead or "all" for lead in base["leads"]])
+        places = {name: [scores["headline"]] for name, scores in base["scores"].items()}
+        for row in outcomes:
+            if row["fields"] == base["fields"]:
+                places.setdefault(row["contestant"], []).append(row["headline"])
+        ranked = sorted(places, key=lambda name: -statistics.fmean(places[name]))
+        for height, name in enumerate(ranked):
+            colour = "0.5" if name in base["scores"] else "C1" if name in PEERS else "C0"
+            axes.plot(places[name], [height] * len(places[name]), "o", color=colour, ms=3, alpha=0.5)
+            axes.plot(statistics.fmean(places[name]), height, "|", color=colour, ms=12, mew=2)
+        axes.set_yticks(
+            range(len(ranked)),
+            [name.replace("_", " ") if name in base["scores"] else name for name in ranked],
+            fontsize=7,
+        )
+        axes.grid(axis="x", color="0.9")
         axes.set_title(base["title"], fontsize=9)
-        axes.set_ylabel(f"RMSE ({base['unit']})")
-        if base["fields"] == "scenario":
-            axes.set_ylim(top=1.2)  # climatology knows no warming, and lies far above
-    figure.legend(loc="outside lower center", ncols=6, fontsize=7)
+        axes.set_xlabel(f"RMSE ({base['unit']})")
+        best = statistics.fmean(places[ranked[-1]])
+        axes.set_xlim(
+            0.96 * best, min(1.04 * statistics.fmean(places[ranked[0]]), 1.6 * best)
+        )  # what is far off is cut
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
