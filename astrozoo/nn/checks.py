@@ -40,7 +40,7 @@ def one_of(config: Any, allowed: Sequence[str], *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value not in allowed:
-            hint = suggest(value, allowed) if isinstance(value, str) else ""
+            hint = suggest(value, [word for word in allowed if isinstance(word, str)]) if isinstance(value, str) else ""
             raise ConfigError(f"{fail(config, name, ', '.join(repr(word) for word in allowed))}{hint}")
 
 
