@@ -63,7 +63,7 @@ def test_any_grid_comes_back_at_its_size(level, lat, lon):
 
 def test_a_grid_below_the_minimum_names_the_dimension():
     with pytest.raises(InputError, match="lat is 8, the smallest accepted is 16"):
-        unet_cbam.cube_unet_cbam_tiny.build()(torch.zeros(1, 5, 1, 8, 32))
+        unet_cbam.cube_unet_cbam_small.build()(torch.zeros(1, 5, 1, 8, 32))
 
 
 def test_untrained_model_predicts_the_climatology():

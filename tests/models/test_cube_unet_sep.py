@@ -70,7 +70,7 @@ def test_any_grid_comes_back_at_its_size(level, lat, lon):
 
 def test_a_grid_below_the_minimum_names_the_dimension():
     with pytest.raises(InputError, match="lat is 8, the smallest accepted is 16"):
-        unet_sep.cube_unet_sep_tiny.build()(torch.zeros(1, 5, 1, 8, 32))
+        unet_sep.cube_unet_sep_small.build()(torch.zeros(1, 5, 1, 8, 32))
 
 
 def test_untrained_model_predicts_the_climatology():
@@ -91,8 +91,8 @@ def test_one_block_sees_as_far_as_half_its_kernel(kernel):
 
 def test_a_wider_kernel_costs_next_to_no_parameters():
     sizes = [
-        unet_sep.cube_unet_sep_tiny.build(
-            unet_sep.cube_unet_sep_tiny.config(kernels=(kernel,) * 5), device="meta"
+        unet_sep.cube_unet_sep_small.build(
+            unet_sep.cube_unet_sep_small.config(kernels=(kernel,) * 5), device="meta"
         ).num_parameters()
         for kernel in (5, 9)
     ]

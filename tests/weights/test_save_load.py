@@ -274,7 +274,7 @@ def test_save_interrupted_by_a_signal_keeps_the_previous_one(tmp_path, name, sta
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False, env={**os.environ})
     assert result.returncode == status
     if existing:
-        assert torch.equal(load_model(folder, verify_files=True).stem.weight, model.stem.weight)
+        assert torch.equal(load_model(folder, verify_files=True).stem.fields.weight, model.stem.fields.weight)
         save_model(model, folder)
         assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
     else:
