@@ -23,7 +23,7 @@ from astrozoo.bench.harness import Comparison, Samples, measure
 from astrozoo.bench.sizes import at_parameters
 from astrozoo.errors import BackendUnavailableError, DataError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "basic_unet", "run"]
 
 _EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "data"
 
@@ -79,12 +79,13 @@ def _contestants(
     shape = (dims, channels[0] + static, channels[1], 0.0 if plain_peers else ours.config.dropout)
     return {
         name: lambda: create_model(name, **fields),
-        "BasicUNet": at_parameters(partial(_basic_unet, *shape), ours.num_parameters()),
+        "BasicUNet": at_parameters(partial(basic_unet, *shape), ours.num_parameters()),
         "DynUNet": at_parameters(partial(_dyn_unet, *shape), ours.num_parameters()),
     }
 
 
-def _basic_unet(dims: int, in_channels: int, out_channels: int, dropout: float, scale: float) -> Any:
+def basic_unet(dims: int, in_channels: int, out_channels: int, dropout: float, scale: float) -> Any:
+    """MONAI's BasicUNet at a scale of its default widths."""
     from monai.networks.nets import BasicUNet
 
     first, *middle = (max(1, round(part * scale)) for part in (32, 32))

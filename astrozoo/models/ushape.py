@@ -158,7 +158,12 @@ class UShapeModel(FieldModel):
             `[batch, out_var, level, lat, lon]`.
         """
         stages = self.features(x=x, static=static, condition=condition)
-        return self.head(self.norm(stages["up0" if self.coarsen else "down0"]))
+        return self.to_fields(stages)
+
+    def to_fields(self, stages: dict[str, Tensor]) -> Tensor:
+        """Output fields from the last stage at full resolution."""
+        fields: Tensor = self.head(self.norm(stages["up0" if self.coarsen else "down0"]))
+        return fields
 
     def features(  # type: ignore[override]
         self, x: Tensor, static: Tensor | None = None, condition: Tensor | None = None

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from astrozoo.batch import Batch
-from astrozoo.bench.fields.contestants import sequences
+from astrozoo.bench.fields.contestants import centred, sequences
 from astrozoo.bench.fields.sets import FieldSet
 from astrozoo.bench.fields.training import draw
 from astrozoo.objectives.area import area_weights
@@ -39,7 +39,7 @@ def _pattern_ridge(fields: FieldSet) -> Baseline:
 
     As the networks it sees departures from the sample's own mean, and corrects the same start.
     """
-    start = fields.start()
+    start = fields.start
     assert start is not None
     train = fields.task.collate(fields.task.train.__getitems__(range(len(fields.task.train))))
     weight = area_weights(train.context["lat"].double()).sqrt()[:, None]
@@ -49,8 +49,7 @@ def _pattern_ridge(fields: FieldSet) -> Baseline:
 
     def features(batch: Batch) -> Tensor:
         x = sequences(batch)[0].double()
-        centred = x - x.mean((1, 4, 5), keepdim=True)
-        amplitudes = (centred * weight).flatten(2) @ patterns  # [sample, time, pattern]
+        amplitudes = (centred(x) * weight).flatten(2) @ patterns  # [sample, time, pattern]
         others = [batch.inputs["condition"].double()] if "condition" in batch.inputs else []
         return torch.cat([amplitudes.flatten(1), torch.ones(len(x), 1, dtype=x.dtype), *others], 1)
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from astrozoo import registry
 from astrozoo.batch import Batch
+from astrozoo.bench.cube import basic_unet
 from astrozoo.bench.fields.sets import FieldSet
 from astrozoo.bench.sizes import at_parameters
 from astrozoo.factory import create_model
+from astrozoo.registry.names import SIZES
 
-__all__ = ["PEERS", "Contestant", "contestants", "counted_on", "families", "sequences", "tolerance"]
-
-_SIZES = ("nano", "tiny", "small", "base", "large", "huge")
+__all__ = ["PEERS", "Contestant", "centred", "contestants", "counted_on", "families", "sequences", "tolerance"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Contestant:
 
     Attributes:
         name: Of a variant of ours, or of a peer.
-        kind: What peers it is compared with: `unet`, `operator`, `sphere`, `windows`, `sequence`.
+        kind: What peers it is compared with: `unet`, `operator`, `sphere` or `windows`.
         build: Makes its model for a set of fields.
     """
 
@@ -54,7 +54,7 @@ def families() -> dict[str, str]:
 
     def rank(name: str) -> tuple[bool, int]:
         size = name.rpartition("_")[2]
-        return size != "tiny", _SIZES.index(size)
+        return size != "tiny", SIZES.index(size)
 
     return {family: min(names, key=rank) for family, names in variants.items()}
 
@@ -94,12 +94,13 @@ def overrides_for(variant: str, fields: FieldSet) -> dict[str, Any]:
     task, schema = fields.task, fields.task.field_schema
     overrides = task.model_overrides()
     steps = overrides.pop("out_steps", None)
-    known = registry.model_info(variant).config
+    spec = registry.model_info(variant)
+    known = spec.config
     if "out_steps" in known:
         overrides["out_steps"] = steps or 1
         if "in_steps" in known:
             overrides |= {"in_steps": schema.history if steps else 1, "block_steps": steps or 1}
-    elif steps is not None and registry.model_info(variant).family != "cube_unet5d":
+    elif steps is not None and spec.family != "cube_unet5d":
         overrides["in_vars"] *= schema.history
         overrides["out_vars"] *= steps
     if "rows" in known and fields.rows and overrides["longitude"] == "periodic":
@@ -171,9 +172,10 @@ class Plane(nn.Module):
             x = torch.cat([x, *(other.expand(-1, -1, level, -1, -1) for other in others)], 1)
         else:
             x = torch.cat([x.flatten(1, 2), *(other[:, :, 0] for other in others)], 1)
-        y = self.network(self._padded(x))[..., :level, :lat, :lon] if self.levels else self.network(self._padded(x))
-        y = y[..., :lat, :lon]
-        return y.unflatten(1, (self.steps, -1)) if self.levels else y.unflatten(1, (self.steps, -1, level))
+        y = self.network(self._padded(x))[..., :lat, :lon]
+        if self.levels:
+            return y[:, :, :level].unflatten(1, (self.steps, -1))
+        return y.unflatten(1, (self.steps, -1, level))
 
     def _padded(self, x: Tensor) -> Tensor:
         missing = [-size % self.multiple for size in x.shape[2:]]
@@ -194,11 +196,7 @@ def _unet(dims: int, inputs: int, outputs: int, _grid: tuple[int, ...], scale: f
 
 
 def _basic_unet(dims: int, inputs: int, outputs: int, _grid: tuple[int, ...], scale: float) -> nn.Module:
-    from monai.networks.nets import BasicUNet
-
-    first = max(1, round(32 * scale))
-    halved = [2 * max(1, round(width * scale / 2)) for width in (64, 128, 256)]  # even: it halves them on the way up
-    return BasicUNet(dims, inputs, outputs, features=[first, first, *halved, first])
+    return basic_unet(dims, inputs, outputs, 0.0, scale)
 
 
 def _swin_unetr(dims: int, inputs: int, outputs: int, _grid: tuple[int, ...], scale: float) -> nn.Module:
@@ -278,3 +276,8 @@ def sequences(batch: Batch) -> tuple[Tensor, Tensor]:
     """Input and target with a time axis: `[batch, time, var, level, lat, lon]`."""
     x, y = batch.inputs["x"], batch.targets["y"]
     return (x, y) if x.ndim == 6 else (x[:, None], y[:, None])
+
+
+def centred(x: Tensor) -> Tensor:
+    """`x[batch, time, var, level, lat, lon]` without each sample's mean over times and cells."""
+    return x - x.mean((1, 4, 5), keepdim=True)

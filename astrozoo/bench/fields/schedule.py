@@ -8,6 +8,7 @@ import multiprocessing
 import queue
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,26 +102,29 @@ def _worker(cells: Any, told: Any, args: argparse.Namespace, budget: Row, deadli
         told.put(_train(cell, args, budget))
 
 
-_opened: dict[str, Any] = {}
+@lru_cache
+def _set(name: str, folder: Path) -> Any:
+    """A field set, opened once in a process."""
+    from astrozoo.bench.fields.sets import open_set
+
+    return open_set(name, folder)
 
 
 def _train(cell: Cell, args: argparse.Namespace, budget: Row) -> str:
     """One line on what came of it."""
-    from astrozoo.bench.fields.sets import open_set
     from astrozoo.bench.fields.training import Budget, run_cell
 
     name, who, seed = cell
     try:
-        if name not in _opened:
-            _opened[name] = open_set(name, args.data)
+        fields = _set(name, args.data)
         (contestant,) = (one for one in contestants([who]) if one.name == who)
         rates = budget["rates"]
         first = _read(_place(args.store, (name, who, 0), budget))
         if seed and first is not None:
             rates = (first["rate"],)  # chosen once, with the first seed
-        if not contestant.takes(_opened[name]):
+        if not contestant.takes(fields):
             return f"{name}, {who}: left out, it needs a whole sphere"
-        outcome = run_cell(contestant, _opened[name], seed, Budget(steps=budget["steps"], rates=rates), args.device)
+        outcome = run_cell(contestant, fields, seed, Budget(steps=budget["steps"], rates=rates), args.device)
     except Exception as error:  # one contestant's failure is a result, and no reason to lose the others'
         return f"{name}, {who}, seed {seed}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     _write(_place(args.store, cell, budget), outcome.to_dict())
@@ -135,13 +139,12 @@ def _tell(line: str, done: int, total: int) -> None:
 def _baselines(name: str, args: argparse.Namespace) -> Row:
     """Scores of what needs no training."""
     from astrozoo.bench.fields.baselines import baselines
-    from astrozoo.bench.fields.sets import open_set
     from astrozoo.bench.fields.training import by_lead
 
     place = args.store / f"{name}.baselines.json"
     row = _read(place)
     if row is None:
-        fields = _opened.get(name) or open_set(name, args.data)
+        fields = _set(name, args.data)
         row = {"fields": name, "title": fields.title, "unit": fields.unit, "leads": fields.leads, "scores": {}}
         for who, forecaster in baselines(fields).items():
             scores = fields.score(forecaster, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class FieldSet:
         """Whether it predicts its own inputs at later times."""
         return self.task.field_schema.task == "forecast" and self.task.field_schema.steps is not None
 
+    @cached_property
     def start(self) -> Callable[[Batch], torch.Tensor] | None:
         """What forecasts correct: persistence or damped persistence, whichever validates better; None elsewhere."""
         if not self.forecasts:
@@ -73,11 +75,12 @@ class FieldSet:
         if isinstance(forecaster, torch.nn.Module):
             forecaster.eval()
         metrics = self.task.new_metrics()
-        part = self.task.test if part is None else part
-        batches = [self.test] if self.test is not None else [
-            self.task.collate(part.__getitems__(range(first, min(first + 32, len(part)))))
-            for first in range(0, len(part), 32)
-        ]  # fmt: skip
+        if part is None and self.test is not None:
+            batches = [self.test]
+        else:
+            part = self.task.test if part is None else part
+            starts = range(0, len(part), 32)
+            batches = [self.task.collate(part.__getitems__(range(at, min(at + 32, len(part))))) for at in starts]
         for batch in batches:
             moved = batch.to(device)
             metrics.update(forecaster(moved), moved)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from astrozoo.batch import Batch
-from astrozoo.bench.fields.contestants import Contestant, sequences
+from astrozoo.bench.fields.contestants import Contestant, centred, sequences
 from astrozoo.bench.fields.sets import FieldSet
-from astrozoo.bench.fields.stages import first_stage
+from astrozoo.bench.fields.stages import first_stage, optimizer_of
 from astrozoo.objectives import task_loss
 
 __all__ = ["Budget", "Forecaster", "Outcome", "draw", "run_cell"]
@@ -83,7 +83,7 @@ class Forecaster(nn.Module):
     def __init__(self, network: nn.Module, fields: FieldSet) -> None:
         super().__init__()
         self.network = network
-        self.start = fields.start()
+        self.start = fields.start
 
     def forward(self, batch: Batch) -> Tensor:
         """Normalised fields in the shape of the targets."""
@@ -92,8 +92,7 @@ class Forecaster(nn.Module):
         if self.start is None:
             y = self.network(x, **others)
             return y if batch.targets["y"].ndim == 6 else y[:, 0]
-        centre = x.mean((1, 4, 5), keepdim=True)
-        return self.start(batch) + self.network(x - centre, **others)
+        return self.start(batch) + self.network(centred(x), **others)
 
 
 def run_cell(contestant: Contestant, fields: FieldSet, seed: int, budget: Budget, device: str) -> Outcome:
@@ -115,13 +114,12 @@ def _train(contestant: Contestant, fields: FieldSet, seed: int, rate: float, bud
     counter = itertools.count()
     family = contestant.name.rpartition("_")[0]
     network = first_stage(
-        contestant.name, family, fields, budget.steps // 2, rate,
+        contestant.name, family, fields, budget.steps // 2, rate, budget.decay,
         lambda: draw(fields, budget.batch, next(counter), generator), device,
     )  # fmt: skip
     steps = budget.steps if network is None else budget.steps - budget.steps // 2
     model = Forecaster((contestant.build(fields) if network is None else network).to(device), fields)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=budget.decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    optimizer, schedule = optimizer_of(model, steps, rate, budget.decay)
     best: float = float("inf")
     kept: list[Tensor] = []
     for step in range(steps):

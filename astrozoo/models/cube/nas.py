@@ -39,9 +39,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from astrozoo.errors import ConfigError
-from astrozoo.models.fields import ConditionEmbedding, FieldStem
 from astrozoo.models.ushape import UShapeConfig, UShapeModel
-from astrozoo.nn import ChannelNorm, Coarsen, DropPath, FiLM, Refine, checks
+from astrozoo.nn import ChannelNorm, Coarsen, DropPath, FiLM, checks
 from astrozoo.nn.mixed import OPERATIONS, MixedOperation, Node, levels_to_planes, planes_to_levels
 from astrozoo.registry.family import Family
 from astrozoo.registry.spec import Paper
@@ -198,37 +197,22 @@ class CubeNAS(UShapeModel):
     config: CubeNASConfig
 
     def make_layers(self, config: CubeNASConfig) -> None:
-        """Cells down through the scales and up again, and the architecture where it is not chosen."""
-        widths, scales = config.widths, len(config.widths)
-        strides = [(level, space, space) for level, space in zip(config.level_strides, config.strides, strict=True)]
-        cells = sum(config.depths) + sum(config.decoder_depths)
-        rates = iter([config.drop_path * index / max(cells - 1, 1) for index in range(cells)])
-        upwards = range(scales - 2, -1, -1)
-
-        def down(scale: int) -> nn.ModuleList:
-            first = strides[scale - 1] if scale else None
-            steps = [first] + [None] * (config.depths[scale] - 1)
-            return nn.ModuleList(Cell(config, "down", scale, next(rates), stride=stride) for stride in steps)
-
-        def up(scale: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                Cell(config, "up", scale, next(rates), stride=None) for _ in range(config.decoder_depths[scale])
-            )
-
-        self.stem = FieldStem(config, widths[0], level_kernel=config.level_kernel)
-        self.embed = ConditionEmbedding(config.condition_dim, config.condition_width) if config.condition_dim else None
-        self.encoder = nn.ModuleList(down(scale) for scale in range(scales))
-        self.coarsen = nn.ModuleList(
-            Coarsen(widths[scale], widths[scale + 1], strides[scale], longitude=config.longitude)
-            for scale in range(scales - 1)
-        )
-        self.refine = nn.ModuleList(Refine(widths[scale + 1], widths[scale], strides[scale]) for scale in upwards)
-        self.decoder = nn.ModuleList(up(scale) for scale in upwards)
-        self.norm = ChannelNorm(widths[0])
-        self.head = nn.Conv3d(widths[0], config.out_vars, 1)
+        """Those of the U-shape, and the architecture where it is not chosen."""
+        super().make_layers(config)
         shape = len(config.edges), len(config.operations)
         self.architecture = nn.ParameterDict(
             {} if config.genotype else {kind: nn.Parameter(torch.empty(shape)) for kind in config.kinds}
+        )
+
+    def make_stage(self, config: CubeNASConfig, scale: int, rates: Sequence[float], *, up: bool) -> nn.Module:
+        """Cells; on the way down, the first one of a scale reads what the finer scale saw before its last cell."""
+        first = None
+        if scale and not up:
+            space = config.strides[scale - 1]
+            first = config.level_strides[scale - 1], space, space
+        return nn.ModuleList(
+            Cell(config, "up" if up else "down", scale, rate, stride=None if index else first)
+            for index, rate in enumerate(rates)
         )
 
     def reset_parameters(self) -> None:

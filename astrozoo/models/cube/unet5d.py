@@ -246,7 +246,7 @@ class CubeUNet5D(UShapeModel):
             `[batch, out_var, climate_time, geo_time, level, lat, lon]`.
         """
         stages = self._folded(x, static, condition)
-        return _unfold(self.head(self.norm(stages["up0" if self.coarsen else "down0"])), x)
+        return _unfold(self.to_fields(stages), x)
 
     def features(  # type: ignore[override]
         self, x: Tensor, static: Tensor | None = None, condition: Tensor | None = None

@@ -215,7 +215,7 @@ class CubeUNetPhys(UShapeModel):
             `[batch, out_var, level, lat, lon]`, in the dtype of the parameters also under autocast.
         """
         stages = self.features(x=x, static=static, condition=condition, budget=budget)
-        fields = self.head(self.norm(stages["up0" if len(self.refine) else "down0"]))
+        fields = self.to_fields(stages)
         told = budget
         if self.kept:
             sources = torch.stack([x[:, source] for source in self.sources], 1)
