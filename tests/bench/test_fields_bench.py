@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -18,21 +18,17 @@ from astrozoo.bench.fields.baselines import baselines
 from astrozoo.bench.sizes import at_parameters
 from astrozoo.errors import ConfigError, DataError
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "climate"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the field sets are not here")
 pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own deprecations are not ours to fix
 
 
 @pytest.fixture(scope="module")
-def opened():
-    kept = {}
+def climate(shared_data):
+    return shared_data / "climate"
 
-    def open_set(name):
-        if name not in kept:
-            kept[name] = sets.open_set(name, DATA)
-        return kept[name]
 
-    return open_set
+@pytest.fixture(scope="module")
+def opened(climate):
+    return lru_cache(lambda name: sets.open_set(name, climate))
 
 
 def arguments(*words):
@@ -41,7 +37,6 @@ def arguments(*words):
     return parser.parse_args(words)
 
 
-@needs_data
 @pytest.mark.parametrize("name", ["weather", "planet"])
 def test_baselines_are_finite_and_a_regression_beats_climatology(opened, name):
     fields = opened(name)
@@ -52,7 +47,6 @@ def test_baselines_are_finite_and_a_regression_beats_climatology(opened, name):
     assert scores["ridge"] < scores["climatology"]
 
 
-@needs_data
 def test_hidden_columns_are_in_no_input_and_no_target_of_the_training(opened):
     fields = opened("planet")
     hidden = fields.test.targets["y"].isfinite()[0].all(0).all(0)
@@ -64,7 +58,6 @@ def test_hidden_columns_are_in_no_input_and_no_target_of_the_training(opened):
     assert not fields.test.inputs["x"][..., hidden].any()
 
 
-@needs_data
 def test_a_warmer_climate_looks_the_same_to_the_network(opened):
     fields = opened("scenario")
     batch = fields.task.collate(fields.task.test.__getitems__([3]))
@@ -83,7 +76,6 @@ def test_a_warmer_climate_looks_the_same_to_the_network(opened):
     assert second.mean() > first.mean() + 3
 
 
-@needs_data
 @pytest.mark.parametrize("name", ["weather", "wind"])
 def test_every_contestant_takes_the_fields(opened, name):
     fields = opened(name)
@@ -101,8 +93,7 @@ def test_every_contestant_takes_the_fields(opened, name):
         assert prediction.isfinite().all(), contestant.name
 
 
-@needs_data
-def test_a_run_that_stopped_goes_on_and_writes_its_tables(tmp_path, monkeypatch):
+def test_a_run_that_stopped_goes_on_and_writes_its_tables(climate, tmp_path, monkeypatch):
     def tiny(fields):
         y = contestants.sequences(fields.task.collate([fields.task.train[0]]))[1]
         return _Line(fields.task.field_schema.history, y.shape[1])
@@ -110,7 +101,7 @@ def test_a_run_that_stopped_goes_on_and_writes_its_tables(tmp_path, monkeypatch)
     monkeypatch.setattr(
         schedule, "contestants", lambda only: [contestants.Contestant(name, "unet", tiny) for name in ("a", "b")]
     )
-    words = ["--data", str(DATA), "--fields", "scenario", "--steps", "4", "--seeds", "2", "--rates", "0.01"]
+    words = ["--data", str(climate), "--fields", "scenario", "--steps", "4", "--seeds", "2", "--rates", "0.01"]
     words += ["--store", str(tmp_path), "--table", str(tmp_path / "t.md"), "--plot", str(tmp_path / "p.png")]
     (comparison,) = bench.run(arguments(*words))
     assert {target.label for target in comparison.targets} == {"RMSE, a / persistence", "RMSE, b / persistence"}
@@ -137,12 +128,11 @@ class _Line(nn.Module):
         return self.line(x.movedim(1, -1)).movedim(-1, 1)
 
 
-@needs_data
-def test_unknown_sets_and_contestants_are_refused(tmp_path):
+def test_unknown_sets_and_contestants_are_refused(climate, tmp_path):
     with pytest.raises(ConfigError, match="'weather'"):
-        bench.run(arguments("--data", str(DATA), "--fields", "wether", "--store", str(tmp_path)))
+        bench.run(arguments("--data", str(climate), "--fields", "wether", "--store", str(tmp_path)))
     with pytest.raises(ConfigError, match="nobody is called"):
-        bench.run(arguments("--data", str(DATA), "--only", "cube_umet", "--store", str(tmp_path)))
+        bench.run(arguments("--data", str(climate), "--only", "cube_umet", "--store", str(tmp_path)))
     with pytest.raises(DataError, match="there is no file"):
         sets.open_set("weather", tmp_path)
 

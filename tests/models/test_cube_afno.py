@@ -1,7 +1,9 @@
+from functools import partial
+
 import pytest
 import torch
+from miniatures import inputs_of, miniature
 
-from astrozoo.batch import random_batch
 from astrozoo.errors import ConfigError, InputError
 from astrozoo.models.cube import afno
 
@@ -9,19 +11,7 @@ RANGES = {"tiny": (1.5, 8), "small": (8, 35), "base": (35, 130), "large": (130, 
 EDGES = [("periodic", "cross"), ("periodic", "edge"), ("regional", "edge")]
 
 
-def build(*, jitter=True, dtype=torch.float64, **overrides):
-    torch.manual_seed(0)
-    fields = {**afno.FAMILY.miniature, "dropout": 0.0, "drop_path": 0.0, **overrides}
-    model = afno.cube_afno_tiny.build(afno.cube_afno_tiny.config(**fields), dtype=dtype).eval()
-    if jitter:  # the head starts at zero; give every weight something to say
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
-
-
-def inputs_of(model, **sizes):
-    return random_batch(model.spec, 2, sizes=sizes, dtype=model.dtype).inputs
+build = partial(miniature, afno.cube_afno_tiny)
 
 
 def mixer_and_tokens(*, level=1, lat=6, lon=8, poles="cross", longitude="periodic", **overrides):

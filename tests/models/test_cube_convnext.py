@@ -1,8 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
+from miniatures import inputs_of, miniature
 
-from astrozoo.batch import Batch, random_batch
+from astrozoo.batch import Batch
 from astrozoo.errors import ConfigError, InputError
 from astrozoo.models.cube import convnext
 from astrozoo.models.cube.convnext import MaskedPretraining
@@ -10,18 +13,7 @@ from astrozoo.models.cube.convnext import MaskedPretraining
 RANGES = {"nano": (0.2, 1.5), "tiny": (1.5, 8), "small": (8, 35), "base": (35, 130), "large": (130, 450)}
 
 
-def build(*, jitter=0.1, dtype=torch.float64, **overrides):
-    torch.manual_seed(0)
-    fields = {**convnext.FAMILY.miniature, "dropout": 0.0, "drop_path": 0.0, **overrides}
-    model = convnext.cube_convnext_tiny.build(convnext.cube_convnext_tiny.config(**fields), dtype=dtype).eval()
-    with torch.no_grad():  # the head starts at zero; give every weight something to say
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=jitter)
-    return model
-
-
-def inputs_of(model, **sizes):
-    return random_batch(model.spec, 2, sizes=sizes, dtype=model.dtype).inputs
+build = partial(miniature, convnext.cube_convnext_tiny)
 
 
 @pytest.mark.parametrize("size", RANGES)

@@ -1,7 +1,9 @@
+from functools import partial
+
 import pytest
 import torch
+from miniatures import inputs_of, miniature
 
-from astrozoo.batch import random_batch
 from astrozoo.errors import ConfigError
 from astrozoo.models.cube import fno
 
@@ -10,19 +12,7 @@ SPECTRAL = ("factorized", "tucker", "dense")
 EDGES = [("periodic", "cross"), ("periodic", "edge"), ("regional", "edge")]
 
 
-def build(*, jitter=True, dtype=torch.float64, **overrides):
-    torch.manual_seed(0)
-    fields = {**fno.FAMILY.miniature, "dropout": 0.0, "drop_path": 0.0, "rank": (6, 3, 3), **overrides}
-    model = fno.cube_fno_tiny.build(fno.cube_fno_tiny.config(**fields), dtype=dtype).eval()
-    if jitter:  # the head starts at zero; give every weight something to say
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
-
-
-def inputs_of(model, **sizes):
-    return random_batch(model.spec, 2, sizes=sizes, dtype=model.dtype).inputs
+build = partial(miniature, fno.cube_fno_tiny, rank=(6, 3, 3))
 
 
 def relative(got, expected):

@@ -1,7 +1,9 @@
+from functools import partial
+
 import pytest
 import torch
+from miniatures import inputs_of, miniature
 
-from astrozoo.batch import random_batch
 from astrozoo.errors import ConfigError, InputError
 from astrozoo.models.cube import hybrid
 from astrozoo.models.ushape_tokens import FeatureTrunk
@@ -10,19 +12,7 @@ from astrozoo.nn import MBConv, ResidualBlock, TransformerBlock
 RANGES = {"tiny": (1.5, 8), "small": (8, 35), "base": (35, 130), "large": (130, 450)}
 
 
-def build(*, jitter=True, dtype=torch.float64, **overrides):
-    torch.manual_seed(0)
-    fields = {**hybrid.FAMILY.miniature, "dropout": 0.0, "drop_path": 0.0, **overrides}
-    model = hybrid.cube_hybrid_tiny.build(hybrid.cube_hybrid_tiny.config(**fields), dtype=dtype).eval()
-    if jitter:
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
-
-
-def inputs_of(model, **sizes):
-    return random_batch(model.spec, 2, sizes=sizes, dtype=model.dtype).inputs
+build = partial(miniature, hybrid.cube_hybrid_tiny)
 
 
 def rolled(inputs, columns):

@@ -1,7 +1,9 @@
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
+from miniatures import inputs_of, miniature
 from torch.func import functional_call
 
 from astrozoo import load_model, save_model
@@ -16,18 +18,7 @@ SINGLE = {"widths": (8,), "depths": (1,), "decoder_depths": (), "strides": (), "
 PLAIN = {"in_vars": 1, "out_vars": 1, "static_vars": 0, "condition_dim": 0, "level_kernel": 1}
 
 
-def build(*, jitter=0.1, dtype=torch.float64, **overrides):
-    torch.manual_seed(0)
-    fields = {**nas.FAMILY.miniature, "dropout": 0.0, "drop_path": 0.0, **overrides}
-    model = nas.cube_nas_small.build(nas.cube_nas_small.config(**fields), dtype=dtype).eval()
-    with torch.no_grad():  # the head starts at zero; give every weight something to say
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=jitter)
-    return model
-
-
-def inputs_of(model, **sizes):
-    return random_batch(model.spec, 2, sizes=sizes, dtype=model.dtype).inputs
+build = partial(miniature, nas.cube_nas_small)
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from miniatures import inputs_of, miniature
 
 pytest.importorskip("torch_harmonics")
 from scipy.special import sph_harm_y
 
-from astrozoo.batch import random_batch
 from astrozoo.errors import ConfigError, InputError
 from astrozoo.models.cube import sfno
 from astrozoo.nn.harmonics import Harmonics
@@ -15,18 +17,7 @@ RANGES = {"tiny": (1.5, 8), "small": (8, 35), "base": (35, 130)}
 BARE = {"static_vars": 0, "condition_dim": 0, "latitude_degrees": 0}
 
 
-def build(*, jitter=0.1, dtype=torch.float64, **overrides):
-    torch.manual_seed(0)
-    fields = {**sfno.FAMILY.miniature, "dropout": 0.0, "drop_path": 0.0, "degrees": 8, **overrides}
-    model = sfno.cube_sfno_tiny.build(sfno.cube_sfno_tiny.config(**fields), dtype=dtype).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=jitter)
-    return model
-
-
-def inputs_of(model, **sizes):
-    return random_batch(model.spec, 2, sizes=sizes, dtype=model.dtype).inputs
+build = partial(miniature, sfno.cube_sfno_tiny, degrees=8)
 
 
 def directions(rows, lat, lon):

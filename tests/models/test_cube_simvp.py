@@ -1,5 +1,8 @@
+from functools import partial
+
 import pytest
 import torch
+from miniatures import miniature
 
 from astrozoo.batch import random_batch
 from astrozoo.errors import ConfigError, InputError
@@ -8,15 +11,7 @@ from astrozoo.models.cube import simvp
 RANGES = {"tiny": (1.5, 8), "small": (8, 35), "base": (35, 130)}
 
 
-def build(*, jitter=True, dtype=torch.float64, **overrides):
-    torch.manual_seed(0)
-    fields = {**simvp.FAMILY.miniature, "dropout": 0.0, "drop_path": 0.0, **overrides}
-    model = simvp.cube_simvp_tiny.build(simvp.cube_simvp_tiny.config(**fields), dtype=dtype).eval()
-    if jitter:
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
+build = partial(miniature, simvp.cube_simvp_tiny)
 
 
 def inputs_of(model, **sizes):

@@ -1,7 +1,9 @@
+from functools import partial
+
 import pytest
 import torch
+from miniatures import inputs_of, miniature
 
-from astrozoo.batch import random_batch
 from astrozoo.errors import ConfigError, InputError
 from astrozoo.models.cube import swin
 
@@ -9,19 +11,7 @@ RANGES = {"tiny": (1.5, 8), "small": (8, 35), "base": (35, 130), "large": (130, 
 REGION = {"longitude": "regional", "poles": "edge"}
 
 
-def build(*, jitter=True, dtype=torch.float64, **overrides):
-    torch.manual_seed(0)
-    fields = {**swin.FAMILY.miniature, "dropout": 0.0, "drop_path": 0.0, **overrides}
-    model = swin.cube_swin_tiny.build(swin.cube_swin_tiny.config(**fields), dtype=dtype).eval()
-    if jitter:  # head and branches start at zero; give every weight something to say
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
-
-
-def inputs_of(model, batch=2, **sizes):
-    return random_batch(model.spec, batch, sizes=sizes, dtype=model.dtype).inputs
+build = partial(miniature, swin.cube_swin_tiny)
 
 
 def roll(inputs, columns):

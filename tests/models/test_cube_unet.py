@@ -1,7 +1,9 @@
+from functools import partial
+
 import pytest
 import torch
+from miniatures import inputs_of, miniature
 
-from astrozoo.batch import random_batch
 from astrozoo.errors import ConfigError, InputError
 from astrozoo.models.cube import unet
 from astrozoo.nn import ResidualBlock
@@ -16,19 +18,7 @@ RANGES = {
 }
 
 
-def build(*, jitter=True, dtype=torch.float64, **overrides):
-    torch.manual_seed(0)
-    fields = {**unet.FAMILY.miniature, "dropout": 0.0, "drop_path": 0.0, **overrides}
-    model = unet.cube_unet_tiny.build(unet.cube_unet_tiny.config(**fields), dtype=dtype).eval()
-    if jitter:  # the head starts at zero; give every weight something to say
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
-
-
-def inputs_of(model, **sizes):
-    return random_batch(model.spec, 2, sizes=sizes, dtype=model.dtype).inputs
+build = partial(miniature, unet.cube_unet_tiny)
 
 
 @pytest.mark.parametrize("size", RANGES)

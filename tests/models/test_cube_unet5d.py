@@ -1,5 +1,8 @@
+from functools import partial
+
 import pytest
 import torch
+from miniatures import miniature, move
 
 from astrozoo import registry
 from astrozoo.batch import random_batch
@@ -11,19 +14,7 @@ RANGES = {"tiny": (1.5, 8), "small": (8, 35), "base": (35, 130), "large": (130, 
 CAUSAL = [name for name in unet5d.FAMILY.attentions if registry.attention_info(name).causal]
 
 
-def build(*, jitter=True, dtype=torch.float64, **overrides):
-    torch.manual_seed(0)
-    fields = {**unet5d.FAMILY.miniature, "dropout": 0.0, "drop_path": 0.0, **overrides}
-    model = unet5d.cube_unet5d_tiny.build(unet5d.cube_unet5d_tiny.config(**fields), dtype=dtype).eval()
-    if jitter:
-        _jitter(model)
-    return model
-
-
-def _jitter(module):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+build = partial(miniature, unet5d.cube_unet5d_tiny)
 
 
 def inputs_of(model, **sizes):
@@ -36,7 +27,7 @@ def time_attention(time="climate_time", **overrides):
     config = CubeUNet5DConfig(**{"head_dim": 8, **overrides})
     attention = TimeAttention(config, 16, time, 0.0).double().eval()
     attention.norm.reset_parameters()
-    _jitter(attention)
+    move(attention)
     return attention
 
 

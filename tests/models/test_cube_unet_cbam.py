@@ -1,7 +1,9 @@
+from functools import partial
+
 import pytest
 import torch
+from miniatures import inputs_of, miniature
 
-from astrozoo.batch import random_batch
 from astrozoo.errors import ConfigError, InputError
 from astrozoo.models.cube import unet_cbam
 
@@ -15,19 +17,7 @@ DEEP = {
 }
 
 
-def build(*, jitter=True, dtype=torch.float64, **overrides):
-    torch.manual_seed(0)
-    fields = {**unet_cbam.FAMILY.miniature, "dropout": 0.0, "drop_path": 0.0, **overrides}
-    model = unet_cbam.cube_unet_cbam_tiny.build(unet_cbam.cube_unet_cbam_tiny.config(**fields), dtype=dtype).eval()
-    if jitter:  # the head and the gates start at zero; give every weight something to say
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
-
-
-def inputs_of(model, **sizes):
-    return random_batch(model.spec, 2, sizes=sizes, dtype=model.dtype).inputs
+build = partial(miniature, unet_cbam.cube_unet_cbam_tiny)
 
 
 @pytest.mark.parametrize("size", RANGES)

@@ -1,27 +1,16 @@
+from functools import partial
+
 import pytest
 import torch
+from miniatures import inputs_of, miniature
 
-from astrozoo.batch import random_batch
 from astrozoo.errors import ConfigError, InputError
 from astrozoo.models.cube import unet, unet_former
 
 RANGES = {"tiny": (1.5, 8), "small": (8, 35), "base": (35, 130), "large": (130, 450)}
 
 
-def build(*, jitter=True, dtype=torch.float64, **overrides):
-    torch.manual_seed(0)
-    fields = {**unet_former.FAMILY.miniature, "dropout": 0.0, "drop_path": 0.0, **overrides}
-    variant = unet_former.cube_unet_former_tiny
-    model = variant.build(variant.config(**fields), dtype=dtype).eval()
-    if jitter:
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
-
-
-def inputs_of(model, **sizes):
-    return random_batch(model.spec, 2, sizes=sizes, dtype=model.dtype).inputs
+build = partial(miniature, unet_former.cube_unet_former_tiny)
 
 
 def rolled(inputs, columns):
