@@ -30,7 +30,7 @@ class DataConfig:
         inputs, targets: Variables; empty means all, and the inputs.
         static, condition, normalize, levels_as, fill, lead, history, steps: As for `astrozoo.data.forecast`.
         factor: Of `downscale`.
-        hidden, block, score: Of `infill`.
+        hidden, block, columns, score: Of `infill`.
         levels: Levels to keep; empty means all.
         units: Unit by variable to convert to, or to declare.
         engine, chunks, combine, decode_times: As for `astrozoo.data.open_fields`; chunks by dimension.
@@ -54,6 +54,7 @@ class DataConfig:
     factor: int = 2
     hidden: float = 0.5
     block: int = 4
+    columns: bool = False
     score: str = "hidden"
     levels: tuple[float, ...] = ()
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -135,7 +136,8 @@ class DataConfig:
             )
         if self.task == "downscale":
             return downscale(fields, names, factor=self.factor, fill=self.fill, **common)
-        return infill(fields, names, hidden=self.hidden, block=self.block, score=self.score, **common)
+        holes: dict[str, Any] = {"hidden": self.hidden, "block": self.block, "columns": self.columns}
+        return infill(fields, names, **holes, score=self.score, **common)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON- and YAML-able values; `from_dict` is the inverse."""

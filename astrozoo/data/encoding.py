@@ -105,6 +105,8 @@ class Downscale:
 class Infill:
     """Whole fields from fields with holes: blocks of cells hidden at random, besides those missing in the file.
 
+    The holes of each level are its own, or go through all levels where the option `columns` says so.
+
     `x` holds the normalised fields, 0 in the holes, then one channel per variable that is 1 where it is known.
     """
 
@@ -141,7 +143,8 @@ class Infill:
     def _holes(self, rows: Tensor, shape: torch.Size) -> Tensor:
         """`[batch, 1, level, lat, lon]`, True where hidden; the same cells for all variables of a level."""
         block, share, seed = (self.schema.options[key] for key in ("block", "hidden", "seed"))
-        level, lat, lon = shape[-3:]
+        levels, lat, lon = shape[-3:]
+        level = 1 if self.schema.options.get("columns") else levels
         holes = []
         for row in rows.tolist():
             generator = np.random.default_rng((int(seed), int(self.epoch), row))
@@ -149,7 +152,7 @@ class Infill:
             holes.append(
                 np.roll(cells.repeat(block, 1).repeat(block, 2)[:, :lat, :lon], generator.integers(block), axis=2)
             )
-        return torch.from_numpy(np.stack(holes))[:, None]
+        return torch.from_numpy(np.stack(holes))[:, None].expand(-1, -1, levels, -1, -1)
 
 
 def encoding_of(schema: FieldSchema) -> Forecast | Downscale | Infill:

@@ -196,6 +196,7 @@ def infill(
     *,
     hidden: float = 0.5,
     block: int = 4,
+    columns: bool = False,
     score: str = "hidden",
     seed: int = 0,
     static: Sequence[str | xr.DataArray] = (),
@@ -207,15 +208,18 @@ def infill(
 ) -> FieldTask:
     """Whole fields from fields with holes; other arguments as for `forecast`.
 
-    A share `hidden` of the cells is hidden, in blocks of `block` x `block`. Loss and metrics count the `hidden` cells
-    or `all`, as `score` says. The holes depend on `seed`, on the sample and, in training, on the epoch.
+    A share `hidden` of the cells is hidden, in blocks of `block` x `block`: of each level its own, to be filled from
+    above and below as well, or whole `columns`, as clouds and swaths leave them. Loss and metrics count the `hidden`
+    cells or `all`, as `score` says. The holes depend on `seed`, on the sample and, in training, on the epoch.
     """
     block = _whole("block", block, 1)
+    if not isinstance(columns, bool):
+        raise ConfigError(f"columns is {columns!r}, expected True or False.")
     _one_of("score", score, ("hidden", "all"))
     if not 0.0 < hidden < 1.0:
         raise ConfigError(f"hidden is {hidden}, expected a share between 0 and 1.")
     names = _grid_variables(fields) if variables is None else _names(variables)
-    options = {"hidden": hidden, "block": block, "score": score, "seed": seed}
+    options = {"hidden": hidden, "block": block, "columns": columns, "score": score, "seed": seed}
     return _build(
         fields, "infill", names, names, static=static, condition=condition, normalize=normalize,
         levels_as=levels_as, fill="mask", split=split, in_memory=in_memory, options=options,

@@ -58,6 +58,37 @@ def test_hidden_columns_are_in_no_input_and_no_target_of_the_training(opened):
     assert not fields.test.inputs["x"][..., hidden].any()
 
 
+def test_mirrored_winds_blow_the_other_way_across_the_equator(opened):
+    fields = opened("wind")
+    batch = fields.task.collate([fields.task.train[0]])
+    lat = batch.context["lat"]
+    torch.testing.assert_close(lat, -lat.flip(0), rtol=0, atol=1e-4)
+    turned = training.mirrored(batch, fields)
+    schema = fields.task.field_schema
+
+    def physical(batch):
+        mean, std = (torch.from_numpy(schema.stacked(schema.targets, what)) for what in ("mean", "std"))
+        return batch.targets["y"].double() * std + mean
+
+    u, v = physical(batch)[0]
+    mirrored_u, mirrored_v = physical(turned)[0]
+    torch.testing.assert_close(mirrored_u, u.flip(-2), rtol=0, atol=1e-4)
+    torch.testing.assert_close(mirrored_v, -v.flip(-2), rtol=0, atol=1e-4)
+    assert torch.equal(turned.inputs["static"], batch.inputs["static"])
+    again = training.mirrored(turned, fields)
+    torch.testing.assert_close(again.inputs["x"], batch.inputs["x"], rtol=0, atol=1e-6)
+
+
+def test_copies_of_a_snapshot_are_hidden_anew_and_so_is_every_step(opened):
+    fields = opened("planet")
+    batch = training.draw(fields, 16, 0, torch.Generator().manual_seed(0))
+    assert len(batch) == fields.copies
+    later = training.draw(fields, 16, 1, torch.Generator().manual_seed(0))
+    known = torch.cat([batch.inputs["x"], later.inputs["x"]])[:, 3]  # [draw, level, lat, lon]
+    assert (known == known[:, :1]).all()
+    assert len({draw.numpy().tobytes() for draw in known}) == len(known)
+
+
 def test_a_warmer_climate_looks_the_same_to_the_network(opened):
     fields = opened("scenario")
     batch = fields.task.collate(fields.task.test.__getitems__([3]))

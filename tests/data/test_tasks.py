@@ -335,6 +335,20 @@ def test_infill_hides_and_scores_the_same_cells_and_changes_by_epoch(make_fields
     assert torch.equal(task.val[0].inputs["x"], held_out)
 
 
+def test_holes_go_through_all_levels_where_columns_are_hidden(make_fields):
+    fields = make_fields(levels=3)
+
+    def holes(**options):
+        return ~infill(fields, hidden=0.4, block=2, **options).train[0].inputs["x"][1].bool()  # [level, lat, lon]
+
+    columns, cells = holes(columns=True), holes()
+    assert (columns == columns[:1]).all()
+    assert 0.2 < columns.float().mean() < 0.6
+    assert not (cells == cells[:1]).all()
+    with pytest.raises(ConfigError, match="columns"):
+        infill(fields, columns="all")
+
+
 def test_baselines_and_metrics_reproduce_published_numbers(shared_data):
     fields = open_fields(
         [shared_data / "climate" / f"TREFHT.B06.{m}.atm.1890-1999ANN.nc" for m in (57, 59, 60, 66, 67)]

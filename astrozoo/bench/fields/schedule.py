@@ -23,6 +23,8 @@ __all__ = ["collect"]
 Cell = tuple[str, str, int]  # set, contestant, seed
 Row = dict[str, Any]
 
+_LONG = ("cube_nas", "cube_mae", "MONAI SwinUNETR")  # their trainings take several times as long as others
+
 
 def collect(args: argparse.Namespace) -> tuple[list[Row], list[Row]]:
     """Outcomes of all trainings asked for, and of the baselines, as rows.
@@ -46,6 +48,7 @@ def collect(args: argparse.Namespace) -> tuple[list[Row], list[Row]]:
     ]  # fmt: skip
     budget = {"steps": args.steps, "rates": tuple(args.rates)}
     todo = [cell for cell in cells if _read(_place(args.store, cell, budget)) is None]
+    todo.sort(key=lambda cell: not cell[1].startswith(_LONG))  # else the others wait for them at the end
     _work(todo, args, budget)
     rows = [_read(_place(args.store, cell, budget)) for cell in cells]
     return [row for row in rows if row is not None], [_baselines(name, args) for name in chosen]

@@ -39,6 +39,9 @@ class FieldSet:
         task: The data.
         test: What is scored, where it is no part of the task.
         turns: Whether training turns the globe at random: the law to be learnt knows no longitude.
+        odd: Variables that change sign where training mirrors the globe at the equator, at random: the law to be learnt
+            is the same in both hemispheres. None where it is not mirrored.
+        copies: Draws of the samples in a step, each turned, mirrored and hidden anew; more than 1 for single snapshots.
     """
 
     name: str
@@ -49,6 +52,8 @@ class FieldSet:
     task: FieldTask
     test: Batch | None = None
     turns: bool = False
+    odd: tuple[str, ...] | None = None
+    copies: int = 1
 
     @property
     def headline(self) -> str:
@@ -154,21 +159,25 @@ def _weather(folder: Path) -> FieldSet:
 
 
 def _wind(folder: Path) -> FieldSet:
-    """Wind from geopotential at three levels, 60 x 120 cells: learnt in January, asked in July."""
+    """Wind from geopotential at three levels, 60 x 120 cells: learnt in January, asked in July.
+
+    A season that was never seen is no stranger to who has seen the other hemisphere's: training mirrors the globe.
+    """
     with warnings.catch_warnings():  # the file holds integers and says that NaN marks what is missing
         warnings.filterwarnings(
             "ignore", message=".*_FillValue.*", category=xr.SerializationWarning
         )  # integers with NaN
         fields = xr.open_dataset(_file(folder, "eraint_uvz.nc")).load()
     fields = fields.rename({"month": "time", "latitude": "lat", "longitude": "lon"})
-    fields = fields.isel(lat=slice(0, 240)).coarsen(lat=4, lon=4).mean()
+    # From 241 rows between the poles to 240 of cells, so that rows north and south mirror each other.
+    fields = fields.interp(lat=(fields["lat"].values[1:] + fields["lat"].values[:-1]) / 2).coarsen(lat=4, lon=4).mean()
     times = np.array(["1980-01-01", "1980-07-01"], dtype="datetime64[ns]")
     fields = open_fields(fields.assign_coords(time=times))
     split = TimeSplit(train=("1980-01-01", "1980-01-02"), val=0, test=("1980-07-01", "1980-07-02"), gap=0)
     task = forecast(fields, ["z"], ["u", "v"], lead=0, normalize="variable", static=_GEOMETRY[:2], split=split)
     return FieldSet(
         name="wind", title="wind from geopotential, ERA-Interim, January to July", unit="standard deviations",
-        leads=("",), rows="centres", task=task, turns=True,
+        leads=("",), rows="centres", task=task, turns=True, odd=("v",), copies=4,
     )  # fmt: skip
 
 
@@ -206,14 +215,15 @@ def _planet(folder: Path) -> FieldSet:
     blocks = np.random.default_rng(0).random((8, 16)) < 0.25
     unseen = blocks.repeat(4, 0).repeat(4, 1)
     seen = open_fields(fields.where(xr.DataArray(~unseen, dims=("lat", "lon"))))
-    task = infill(seen, hidden=0.4, block=4, split=TimeSplit(train=1.0, val=0, test=0))
+    # What is to be filled in are columns, so that columns are what training hides.
+    task = infill(seen, hidden=0.4, block=4, columns=True, split=TimeSplit(train=1.0, val=0, test=0))
     schema = task.schema()
     target = prepare(fields, schema).inputs.take(torch.tensor([0]))  # [batch, var, level, lat, lon], normalised
     test = task.collate([prepare(seen, schema)[0]])
     test.targets["y"] = torch.where(torch.tensor(unseen), target, torch.nan)
     return FieldSet(
         name="planet", title="hidden columns of HD 209458 b, MITgcm", unit="standard deviations", leads=("",),
-        rows="centres", task=task, test=test,
+        rows="centres", task=task, test=test, copies=4,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -155,19 +156,56 @@ def state(model: nn.Module) -> list[Tensor]:
 
 
 def draw(fields: FieldSet, size: int, step: int, generator: torch.Generator) -> Batch:
-    """A training batch; small sets are taken whole."""
+    """A training batch; small sets are taken whole, single snapshots several times."""
+    drawn = [
+        _drawn(fields, size, step * fields.copies + copy, generator) for copy in range(fields.copies)
+    ]  # fmt: skip
+    first = drawn[0]
+    if len(drawn) == 1:
+        return first
+    return Batch(
+        {name: torch.cat([one.inputs[name] for one in drawn]) for name in first.inputs},
+        {name: torch.cat([one.targets[name] for one in drawn]) for name in first.targets},
+        first.context,
+    )
+
+
+def _drawn(fields: FieldSet, size: int, epoch: int, generator: torch.Generator) -> Batch:
     train = fields.task.train
-    train.set_epoch(step)
+    train.set_epoch(epoch)
     chosen = torch.randperm(len(train), generator=generator)[:size].tolist()
     batch = fields.task.collate(train.__getitems__(chosen))
     if fields.turns:
         turn = int(torch.randint(batch.inputs["x"].shape[-1], (), generator=generator))
-        batch = Batch(
-            {name: x.roll(turn, -1) if x.ndim > 3 else x for name, x in batch.inputs.items()},
-            {name: y.roll(turn, -1) for name, y in batch.targets.items()},
-            batch.context,
-        )
+        batch = _changed(batch, lambda x, _: x.roll(turn, -1), ("x", "static"))
+    if fields.odd is not None and torch.rand((), generator=generator) < 0.5:
+        batch = mirrored(batch, fields)
     return batch
+
+
+def mirrored(batch: Batch, fields: FieldSet) -> Batch:
+    """The batch with north and south exchanged, but not its static fields: the sine of the latitude stays its own.
+
+    Physical values of odd variables change sign.
+    """
+    schema = fields.task.field_schema
+
+    def flip(x: Tensor, names: Sequence[str]) -> Tensor:
+        odd = torch.tensor([name in (fields.odd or ()) for name in names])[:, None, None, None]
+        mean, std = (torch.from_numpy(schema.stacked(names, what)).float() for what in ("mean", "std"))
+        x = x.flip(-2)
+        return torch.where(odd, -x - 2 * mean / std, x)
+
+    return _changed(batch, lambda x, name: flip(x, schema.targets if name == "y" else schema.inputs), ("x",))
+
+
+def _changed(batch: Batch, change: Callable[[Tensor, str], Tensor], inputs: Sequence[str]) -> Batch:
+    """The batch with its targets and these inputs changed."""
+    return Batch(
+        {name: change(x, name) if name in inputs else x for name, x in batch.inputs.items()},
+        {name: change(y, name) for name, y in batch.targets.items()},
+        batch.context,
+    )
 
 
 def by_lead(scores: dict[str, float], fields: FieldSet, kind: str) -> list[float]:
