@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from astrozoo.models.fields import ConditionEmbedding, FieldConfig, FieldModel, FieldStem
-from astrozoo.nn import ChannelNorm, Coarsen, Refine, ResidualBlock, checks
+from astrozoo.models.fields import ConditionEmbedding, FieldConfig, FieldHead, FieldModel, FieldStem
+from astrozoo.nn import Coarsen, Refine, ResidualBlock, checks
 
 __all__ = ["UShapeConfig", "UShapeModel", "residual_block"]
 
@@ -111,8 +111,7 @@ class UShapeModel(FieldModel):
         upwards = range(scales - 2, -1, -1)
         self.refine = nn.ModuleList(Refine(widths[scale + 1], widths[scale], strides[scale]) for scale in upwards)
         self.decoder = nn.ModuleList(stage(scale, config.decoder_depths[scale], True) for scale in upwards)
-        self.norm = ChannelNorm(widths[0])
-        self.head = nn.Conv3d(widths[0], config.out_vars, 1)
+        self.head = FieldHead(config, widths[0])
 
     def make_stage(self, config: Any, scale: int, rates: Sequence[float], *, up: bool) -> nn.Module:  # noqa: ARG002
         """The blocks of a scale, one per entry of `rates` (their `drop_path`), on the way down or `up`."""
@@ -121,13 +120,6 @@ class UShapeModel(FieldModel):
     def make_block(self, config: Any, scale: int, drop_path: float) -> nn.Module:
         """One block of the scale; `drop_path` is the probability that training drops it."""
         raise NotImplementedError(f"{type(self).__name__} must define make_block(config, scale, drop_path)")
-
-    def reset_parameters(self) -> None:
-        """As the layers say; zero for the head."""
-        super().reset_parameters()
-        nn.init.zeros_(self.head.weight)
-        if self.head.bias is not None:
-            nn.init.zeros_(self.head.bias)
 
     @classmethod
     def grid_minimum(cls, config: Any) -> tuple[int, int, int]:
@@ -162,7 +154,7 @@ class UShapeModel(FieldModel):
 
     def to_fields(self, stages: dict[str, Tensor]) -> Tensor:
         """Output fields from the last stage at full resolution."""
-        fields: Tensor = self.head(self.norm(stages["up0" if self.coarsen else "down0"]))
+        fields: Tensor = self.head(stages["up0" if self.coarsen else "down0"])
         return fields
 
     def features(  # type: ignore[override]

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import multiprocessing
+import time
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +15,7 @@ pytest.importorskip("monai", reason="the comparison needs the extra bench")
 pytest.importorskip("neuralop", reason="the comparison needs the extra bench")
 
 from astrozoo.bench import fields as bench
-from astrozoo.bench.fields import contestants, schedule, sets, training
+from astrozoo.bench.fields import contestants, schedule, sets, speed, training
 from astrozoo.bench.fields.baselines import baselines
 from astrozoo.bench.sizes import at_parameters
 from astrozoo.errors import ConfigError, DataError
@@ -188,3 +190,54 @@ def test_padding_to_a_grid_that_divides_wraps_in_longitude():
     assert torch.equal(y, x)
     assert torch.equal(seen[0][0, 0, :5, 6:], x[0, 0, 0, 0, :, :2])
     assert torch.equal(seen[0][0, 0, 5:, :6], x[0, 0, 0, 0, 4:].expand(3, -1))
+
+
+def test_base_variants_are_timed_next_to_peers_that_take_their_fields():
+    tasks = {task.name: task for task in speed._tasks(arguments("--speed"))}
+    assert len(tasks) == 17
+    expected = {
+        "cube_unet_base": ["MONAI UNet", "MONAI BasicUNet"],
+        "cube_fno_base": ["neuraloperator FNO", "neuraloperator TFNO"],
+        "cube_sfno_base": ["neuraloperator SFNO"],
+        "cube_simvp_base": [],
+        "cube_mae_base": [],
+    }
+    for name, names in expected.items():
+        parameters = speed._model(name, "meta").num_parameters()
+        peers = speed._peers(tasks[name], parameters)
+        assert list(peers) == names
+        for peer in peers.values():
+            with torch.device("meta"):
+                assert sum(p.numel() for p in peer().parameters()) == pytest.approx(parameters, rel=0.25)
+    assert tasks["cube_sfno_base"].grid[0] == 1
+    assert len({task.batch * np.prod(task.grid) for task in tasks.values()}) == 1
+
+
+def test_a_step_is_timed_and_set_against_each_peer(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    words = ["--speed", "--only", "cube_unet_nano", "--grid", "16", "16", "32", "--batch", "1"]
+    (comparison,) = bench.run(arguments(*words))
+    assert list(comparison.samples) == ["cube_unet_nano", "MONAI UNet", "MONAI BasicUNet"]
+    assert all(sample.median() > 0 for sample in comparison.samples.values())
+    assert len(comparison.targets) == 2
+    assert "samples/s" in comparison.notes[-1]
+
+
+def test_a_variant_whose_step_fails_is_told_and_the_others_are_timed(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    monkeypatch.setattr(speed, "_peers", lambda task, parameters: {})
+    words = ["--speed", "--only", "cube_unet_nano", "cube_fno_tiny", "--grid", "1", "4", "4", "--batch", "1"]
+    first, second = bench.run(arguments(*words))
+    assert first.title == "cube_unet_nano: not measured"
+    assert "lat" in first.notes[0]
+    assert second.samples
+
+
+def test_answers_of_processes_that_end_or_are_late_do_not_stop_the_others():
+    pairs = {name: multiprocessing.Pipe() for name in ("told", "ended", "late")}
+    pairs["told"][1].send("done")
+    pairs["ended"][1].close()
+    answers = speed._answers({name: pair[0] for name, pair in pairs.items()}, time.monotonic() + 0.5)
+    assert answers["told"] == "done"
+    assert "its process ended" in answers["ended"].notes
+    assert "late" not in answers

@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the tables as Markdown")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the errors")
     parser.add_argument("--speed", action="store_true", help="measure the base variants instead: time, memory, FLOPs")
+    parser.add_argument(
+        "--grid", type=int, nargs=3, default=(16, 64, 128), metavar=("LEVEL", "LAT", "LON"), help="cells, with --speed"
+    )
+    parser.add_argument("--batch", type=int, default=4, help="samples of a step, with --speed (4)")
 
 
 def run(args: argparse.Namespace) -> list[Comparison]:

@@ -202,10 +202,10 @@ def _basic_unet(dims: int, inputs: int, outputs: int, _grid: tuple[int, ...], sc
 def _swin_unetr(dims: int, inputs: int, outputs: int, _grid: tuple[int, ...], scale: float) -> nn.Module:
     from monai.networks.nets import SwinUNETR
 
-    # Widths are multiples of 12, so that depth makes up the number of parameters. Normalisation over instances cannot
-    # be had on the single cell that small grids come down to.
-    depths = (max(1, round(2 * scale)),) * 4
-    return SwinUNETR(inputs, outputs, feature_size=12, depths=depths, spatial_dims=dims, norm_name="batch")
+    # Widths are multiples of 12, so that in small ones depth makes up the number of parameters. Normalisation over
+    # instances cannot be had on the single cell that small grids come down to.
+    width, depth = (12, max(1, round(2 * scale))) if scale < 3 else (12 * round(scale), 2)
+    return SwinUNETR(inputs, outputs, feature_size=width, depths=(depth,) * 4, spatial_dims=dims, norm_name="batch")
 
 
 def _fno(dims: int, inputs: int, outputs: int, grid: tuple[int, ...], scale: float) -> nn.Module:

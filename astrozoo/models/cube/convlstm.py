@@ -328,7 +328,12 @@ FAMILY = Family(
     heads=("forecaster.head.", "persistence"),
 )
 
-cube_convlstm_tiny = FAMILY.variant("tiny", "Sequences of monthly fields of one simulation, or a first run on a GPU.")
+cube_convlstm_tiny = FAMILY.variant(
+    "tiny",
+    "Sequences of monthly fields of one simulation, or a first run on a GPU.",
+    stem_width=32,
+    widths=(48, 72, 72),
+)
 cube_convlstm_small = FAMILY.variant(
     "small", "Daily fields, or an ensemble of simulations, on one GPU.", stem_width=24, widths=(40, 80, 160)
 )

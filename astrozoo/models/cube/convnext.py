@@ -297,7 +297,13 @@ cube_convnext_nano = FAMILY.variant(
     depths=(0, 1, 2, 2),
 )
 cube_convnext_tiny = FAMILY.variant(
-    "tiny", "Monthly fields of one simulation, or a first run on a GPU.", level_strides=(1, 1, 2)
+    "tiny",
+    "Monthly fields of one simulation, or a first run on a GPU.",
+    widths=(48, 96, 192),
+    depths=(2, 4, 4),
+    decoder_depths=(2, 2),
+    strides=(2, 2),
+    level_strides=(1, 2),
 )
 cube_convnext_small = FAMILY.variant(
     "small",

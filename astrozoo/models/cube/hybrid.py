@@ -145,7 +145,16 @@ FAMILY = Family(
     heads=("head.",),
 )
 
-cube_hybrid_tiny = FAMILY.variant("tiny", "Monthly fields of one simulation, or a first run on a GPU.")
+cube_hybrid_tiny = FAMILY.variant(
+    "tiny",
+    "Monthly fields of one simulation, or a first run on a GPU.",
+    widths=(48, 96, 160),
+    depths=(2, 2, 4),
+    decoder_depths=(2, 2),
+    strides=(2, 2),
+    level_strides=(1, 2),
+    attention_scales=1,
+)
 cube_hybrid_small = FAMILY.variant(
     "small",
     "Daily fields of an ensemble, on one GPU.",

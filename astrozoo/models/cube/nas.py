@@ -337,7 +337,15 @@ FAMILY = Family(
     heads=("head.",),
 )
 
-cube_nas_small = FAMILY.variant("small", "A first search on one GPU: which operations monthly or daily fields need.")
+cube_nas_small = FAMILY.variant(
+    "small",
+    "A first search on one GPU: which operations monthly or daily fields need.",
+    widths=(96, 192, 288),
+    depths=(1, 2, 2),
+    decoder_depths=(1, 1),
+    strides=(2, 2),
+    level_strides=(1, 2),
+)
 cube_nas_base = FAMILY.variant(
     "base",
     "A search on decades of reanalysis.",

@@ -324,7 +324,14 @@ FAMILY = Family(
 )
 
 cube_unet5d_tiny = FAMILY.variant(
-    "tiny", "A few decades of a few epochs, or a first run on a GPU.", level_strides=(1, 1, 2)
+    "tiny",
+    "A few decades of a few epochs, or a first run on a GPU.",
+    widths=(48, 96, 128),
+    depths=(2, 2, 2),
+    decoder_depths=(2, 2),
+    strides=(2, 2),
+    level_strides=(1, 2),
+    attention_scales=1,
 )
 cube_unet5d_small = FAMILY.variant(
     "small", "Monthly climates of tens of epochs, on one GPU.", widths=(24, 64, 128, 320), depths=(1, 1, 2, 2)

@@ -126,8 +126,12 @@ FAMILY = Family(
 cube_unet_former_tiny = FAMILY.variant(
     "tiny",
     "Monthly fields of one simulation, or a first run on a GPU.",
-    widths=(32, 64, 96, 160),
-    level_strides=(1, 1, 2),
+    widths=(48, 96, 160),
+    depths=(2, 2, 0),
+    decoder_depths=(2, 2),
+    strides=(2, 2),
+    level_strides=(1, 2),
+    trunk_depth=4,
 )
 cube_unet_former_small = FAMILY.variant(
     "small",

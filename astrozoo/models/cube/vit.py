@@ -28,10 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from astrozoo.errors import ConfigError
-from astrozoo.models.fields import FieldModel, FieldStem, grid_conv
+from astrozoo.models.fields import FieldHead, FieldModel, FieldStem
 from astrozoo.models.patches import FieldEncoder
 from astrozoo.models.tokens import GRID_ATTENTIONS, GRID_TOKENS, TokenConfig, longitude_step
-from astrozoo.nn import ChannelNorm, Refine, checks
+from astrozoo.nn import Refine, ResidualBlock, checks
 from astrozoo.registry.family import Family
 from astrozoo.registry.spec import Paper
 
@@ -44,36 +44,43 @@ class CubeViTConfig(TokenConfig):
 
     Attributes:
         cell_width: Channels of the convolutions on the full grid.
+        cell_depth: Residual blocks of them, after the tokens.
         level_kernel: Extent of these in level: 3, or 1 where levels (or a single one) do not interact beyond patches.
     """
 
-    cell_width: int = 16
+    cell_width: int = 32
+    cell_depth: int = 2
     level_kernel: int = 3
 
     def __post_init__(self) -> None:
         TokenConfig.__post_init__(self)
         checks.at_least(self, 1, "cell_width")
+        checks.at_least(self, 0, "cell_depth")
         if self.level_kernel not in (1, 3):
             raise checks.fail(self, "level_kernel", "1, 3")
 
 
 class PatchDecoder(nn.Module):
-    """Tokens into fields: a perceptron per patch, and convolutions across the patches' edges."""
+    """Tokens into fields: a perceptron per patch, and residual convolutions across the patches' edges."""
 
     def __init__(self, config: CubeViTConfig) -> None:
         super().__init__()
-        width = config.cell_width
         self.widen = nn.Linear(config.dim, config.dim)
-        self.refine = Refine(config.dim, width, config.cell_patch)
-        self.norm = ChannelNorm(width)
-        self.conv = grid_conv(config, width, width, level_kernel=config.level_kernel)
-        self.last_norm = ChannelNorm(width)
+        self.refine = Refine(config.dim, config.cell_width, config.cell_patch)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(
+                config.cell_width, longitude=config.longitude, poles=config.poles, level_kernel=config.level_kernel
+            )
+            for _ in range(config.cell_depth)
+        )
 
     def forward(self, tokens: Tensor, cells: Tensor) -> Tensor:
         """`tokens[batch, level, lat, lon, dim]`, `cells[batch, channel, level, lat, lon]` -> like `cells`."""
         hidden = F.gelu(self.widen(tokens)).movedim(-1, 1)
         cells = cells + self.refine(hidden, cells.shape[2:])
-        return self.last_norm(cells + self.conv(F.silu(self.norm(cells))))
+        for block in self.blocks:
+            cells = block(cells)
+        return cells
 
 
 class CubeViT(FieldModel):
@@ -87,15 +94,8 @@ class CubeViT(FieldModel):
             self.encoder = FieldEncoder(config)
             self.stem = FieldStem(config, config.cell_width, level_kernel=config.level_kernel)
             self.decoder = PatchDecoder(config)
-            self.head = nn.Conv3d(config.cell_width, config.out_vars, 1)
+            self.head = FieldHead(config, config.cell_width)
         self.materialize(device, dtype)
-
-    def reset_parameters(self) -> None:
-        """As the layers say; zero for the head."""
-        super().reset_parameters()
-        nn.init.zeros_(self.head.weight)
-        if self.head.bias is not None:
-            nn.init.zeros_(self.head.bias)
 
     @classmethod
     def grid_minimum(cls, config: CubeViTConfig) -> tuple[int, int, int]:
@@ -218,7 +218,7 @@ FAMILY = Family(
 
 cube_vit_tiny = FAMILY.variant("tiny", "Daily fields of one simulation, or a first run on a GPU.")
 cube_vit_small = FAMILY.variant(
-    "small", "Ensembles of simulations, or reanalysis at 2 to 5 degrees.", dim=384, depth=8, num_heads=6, cell_width=24
+    "small", "Ensembles of simulations, or reanalysis at 2 to 5 degrees.", dim=384, depth=8, num_heads=6
 )
 cube_vit_base = FAMILY.variant(
     "base",
@@ -226,7 +226,6 @@ cube_vit_base = FAMILY.variant(
     dim=768,
     depth=10,
     num_heads=12,
-    cell_width=32,
     condition_width=256,
     drop_path=0.1,
 )
