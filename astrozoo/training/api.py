@@ -18,7 +18,7 @@ from astrozoo.training import checkpoint as saved
 from astrozoo.training.autobatch import settle
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.evaluation import evaluate_baselines, score_model
-from astrozoo.training.memory import explain_out_of_memory
+from astrozoo.training.memory import explain_out_of_memory, held_bytes
 from astrozoo.training.protocol import overrides_of, schema_of, split_of
 from astrozoo.training.records import Interrupt, Recorder
 from astrozoo.training.result import TrainResult
@@ -75,7 +75,8 @@ def train(
             _resume(trainer, found)
             return _run(trainer, callbacks, settled.record)
         except (RuntimeError, MemoryError) as error:
-            explained = explain_out_of_memory(error, model, data, settled.config, runtime)
+            held = held_bytes(trainer) if trainer is not None else 0
+            explained = explain_out_of_memory(error, model, data, settled.config, runtime, held=held)
             if explained is None:
                 raise
             raise TrainingError(f"{explained} {_rescue(trainer)}") from error

@@ -109,7 +109,8 @@ class _Search:
         assert samples is not None
         self.candidates = _candidates(config, len(samples), runtime.processes)
         self.sample = one_sample(data)
-        self.room = available_memory(runtime.device)
+        self.held = sum(item.nbytes for item in model.parameters())
+        self.room = available_memory(runtime.device, self.held)
         self.needs = functools.cache(self._needs)
         self.tried: list[dict[str, Any]] = []
         self.error: BaseException | None = None
@@ -164,6 +165,7 @@ class _Search:
         """Whether a copy of the model can take steps with this candidate, on all processes, with a little to spare."""
         candidate, device = self.candidates[index], self.runtime.device
         cuda = device.type == "cuda"
+        before = torch.cuda.memory_allocated(device) if cuda else 0
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
         outcome, failure = "fits", None
@@ -173,7 +175,7 @@ class _Search:
             traceback.clear_frames(error.__traceback__)  # they hold the tensors of the failed step
             outcome, failure = ("too much" if is_out_of_memory(error) else "failed"), error
         gc.collect()
-        peak = torch.cuda.max_memory_allocated(device) if cuda else None
+        peak = torch.cuda.max_memory_allocated(device) - before if cuda else None
         if cuda:
             torch.cuda.empty_cache()
         if peak is not None and self.room is not None and peak > _TIGHT * self.room:
@@ -227,7 +229,7 @@ class _Search:
         least = self.candidates[0]
         explained = None
         if self.error is not None:
-            explained = explain_out_of_memory(self.error, self.model, self.data, least, self.runtime)
+            explained = explain_out_of_memory(self.error, self.model, self.data, least, self.runtime, held=self.held)
         name = "batch_size" if self.config.batch_size == "auto" else "accumulate"
         reason = explained or "Another process ran out of memory."
         return f"{name} is 'auto', but not even {self._micro(least)} samples per forward pass fit. {reason}"

@@ -25,20 +25,30 @@ def usable_device(name: str) -> torch.device:
     return _named(name)
 
 
-def available_memory(device: torch.device) -> int | None:
-    """Bytes that a process of this run can have on `device`, with those it holds already; None if unknown."""
+def available_memory(device: torch.device, held: int = 0) -> int | None:
+    """Bytes that the tensors of this process can have on `device`; None if unknown.
+
+    Args:
+        device: Where.
+        held: Bytes of tensors that are there already and count among them.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        free, total = torch.cuda.mem_get_info(device)
+        allocated = torch.cuda.memory_allocated(device)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - allocated
+        return max(min(free + torch.cuda.memory_reserved(device) - allocated, allowed), 0) + held
     if device.type != "cpu":
         return None
     import psutil  # accelerate needs it, too
 
     own = psutil.Process().memory_info()
-    limits = [psutil.virtual_memory().available + own.rss]
-    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if allowed != resource.RLIM_INFINITY:  # ulimit -v counts addresses, of which some hold no memory
-        limits.append(allowed - own.vms + own.rss)
+    free = [psutil.virtual_memory().available]
     group = Path("/sys/fs/cgroup/memory.max")  # the limit of a container
     if group.exists() and (limit := group.read_text(encoding="ascii").strip()) != "max":
-        limits.append(int(limit))
-    return max(min(limits), 0) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        free.append(int(limit) - own.rss)
+    # Processes of one machine share what is free; the limit of each is its own.
+    each = [max(count, 0) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) for count in free]
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if allowed != resource.RLIM_INFINITY:  # ulimit -v counts addresses, of which some hold no memory
+        each.append(allowed - own.vms)
+    return max(min(each), 0) + held

@@ -16,6 +16,7 @@ from astrozoo.readable import format_bytes
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.device import available_memory
 from astrozoo.training.estimate import PRECISIONS
+from astrozoo.training.optim import local
 from astrozoo.training.order import SeededSamples
 from astrozoo.training.protocol import collate_of
 from astrozoo.training.sentinel import LAG
@@ -23,8 +24,17 @@ from astrozoo.training.simulation import simulate
 
 if TYPE_CHECKING:
     from astrozoo.training.runtime import Runtime
+    from astrozoo.training.trainer import Trainer
 
-__all__ = ["USABLE", "explain_out_of_memory", "is_out_of_memory", "needed_bytes", "one_sample", "what_fits"]
+__all__ = [
+    "USABLE",
+    "explain_out_of_memory",
+    "held_bytes",
+    "is_out_of_memory",
+    "needed_bytes",
+    "one_sample",
+    "what_fits",
+]
 
 USABLE = 0.9  # the rest is for what estimates leave out: workspaces of kernels, fragmentation
 
@@ -35,9 +45,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def explain_out_of_memory(
-    error: BaseException, model: ZooModel, data: Any, config: TrainConfig, runtime: Runtime
+    error: BaseException, model: ZooModel, data: Any, config: TrainConfig, runtime: Runtime, *, held: int = 0
 ) -> str | None:
-    """What to do about `error` if it is about memory, with the sizes that are estimated to fit; None for any other."""
+    """What to do about `error` if it is about memory, with the sizes that are estimated to fit; None for any other.
+
+    Args:
+        error: What was raised.
+        model: What was trained.
+        data: What it was trained on.
+        config: The settings, without `auto`.
+        runtime: Device and processes.
+        held: Bytes of the training's tensors beyond the step that failed.
+    """
     if not is_out_of_memory(error):
         return None
     batch_size, accumulate = config.batches()
@@ -50,7 +69,7 @@ def explain_out_of_memory(
     traceback.clear_frames(error.__traceback__)  # they hold the tensors of the failed step; the estimate needs room
     advice = []
     try:
-        found = what_fits(model, data, config, runtime)
+        found = what_fits(model, data, config, runtime, held=held)
     except Exception as problem:  # whatever fails here must not take the place of the error that is explained
         found = f"What would fit could not be estimated: {str(problem) or type(problem).__name__}."
         if micro > 1:
@@ -66,14 +85,16 @@ def explain_out_of_memory(
     return f"Out of memory on {runtime.device} with {sizes}. {found} What helps: {'; '.join(advice)}."
 
 
-def what_fits(model: ZooModel, data: Any, config: TrainConfig, runtime: Runtime) -> str:
+def what_fits(model: ZooModel, data: Any, config: TrainConfig, runtime: Runtime, *, held: int = 0) -> str:
     """Which batch size, by estimate, fits into the memory of the device, and whether gradient checkpointing would do.
+
+    Arguments as for `explain_out_of_memory`.
 
     Raises:
         ConfigError: It cannot be estimated: the memory of the device is unknown, weights are sharded, or the model's
             operations depend on values.
     """
-    room = available_memory(runtime.device)
+    room = available_memory(runtime.device, held)
     if room is None:
         raise ConfigError(f"the memory of {runtime.device} is unknown")
     sample = one_sample(data)
@@ -105,6 +126,16 @@ def what_fits(model: ZooModel, data: Any, config: TrainConfig, runtime: Runtime)
             then = f"at most {_as_settings(fits, config, runtime)} do" if fits else "nor does a single one"
             text.append(f"with grad_checkpointing=true {micro} do not fit either ({format_bytes(recomputed)}), {then}")
     return "; ".join(text) + "."
+
+
+def held_bytes(trainer: Trainer) -> int:
+    """Bytes that weights, gradients, optimiser and average have on this process."""
+    kept = [*trainer.model.parameters(), *trainer.model.buffers()]
+    kept += [item.grad for item in trainer.model.parameters() if item.grad is not None]
+    for values in trainer.optimizer.state.values():
+        kept += [item for item in values.values() if isinstance(item, torch.Tensor)]
+    kept += trainer.ema.averages.values() if trainer.ema is not None else []
+    return sum(local(item).nbytes for item in kept)
 
 
 def one_sample(data: Any) -> Batch:

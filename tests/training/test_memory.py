@@ -53,7 +53,7 @@ CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can
 
 @pytest.mark.parametrize("error", [CUDA, CPU, MemoryError()], ids=["accelerator", "cpu", "python"])
 def test_every_kind_of_out_of_memory_is_recognised_even_if_nothing_can_be_estimated(error, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "available_memory", lambda device: None)
+    monkeypatch.setattr(memory, "available_memory", lambda device, held=0: None)
     said = run_out(error, tmp_path)
     assert said.startswith("Out of memory on cpu with 8 samples per forward pass")
     assert "could not be estimated: the memory of cpu is unknown" in said
@@ -62,7 +62,7 @@ def test_every_kind_of_out_of_memory_is_recognised_even_if_nothing_can_be_estima
 
 def test_out_of_memory_names_the_largest_batch_that_the_estimate_lets_fit(tmp_path, monkeypatch):
     room = int(peak(5) / 0.9)
-    monkeypatch.setattr(memory, "available_memory", lambda device: room)
+    monkeypatch.setattr(memory, "available_memory", lambda device, held=0: room)
     said = run_out(CUDA, tmp_path)
     found = re.search(
         r"at most (\d+) samples per forward pass \(accumulate=(\d+), .*? or batch_size=(\d+), in a new run\) fit;", said
@@ -81,15 +81,15 @@ def test_out_of_memory_names_the_largest_batch_that_the_estimate_lets_fit(tmp_pa
 def test_gradient_checkpointing_is_offered_where_the_estimate_lets_it_fit(tmp_path, monkeypatch):
     with_it, without = peak(8, grad_checkpointing=True), peak(8)
     assert with_it < without
-    monkeypatch.setattr(memory, "available_memory", lambda device: (with_it + without) / 2 / 0.9)
+    monkeypatch.setattr(memory, "available_memory", lambda device, held=0: (with_it + without) / 2 / 0.9)
     assert "with grad_checkpointing=true all 8 fit" in run_out(CUDA, tmp_path / "a")
-    monkeypatch.setattr(memory, "available_memory", lambda device: (peak(4, grad_checkpointing=True)) / 0.9)
+    monkeypatch.setattr(memory, "available_memory", lambda device, held=0: (peak(4, grad_checkpointing=True)) / 0.9)
     assert "with grad_checkpointing=true 8 do not fit either" in run_out(CUDA, tmp_path / "b")
     assert "grad_checkpointing" not in run_out(CUDA, tmp_path / "c", grad_checkpointing=True)
 
 
 def test_not_even_one_sample_fitting_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "available_memory", lambda device: peak(1) // 4)
+    monkeypatch.setattr(memory, "available_memory", lambda device, held=0: peak(1) // 4)
     assert "not even one sample at a time fits" in run_out(CUDA, tmp_path)
 
 
