@@ -12,6 +12,7 @@ be many times the input; how much cuDNN, cuBLAS, cuFFT and oneDNN take, only the
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -71,11 +72,14 @@ def simulate(
 
         model.train()
         update = build_optimizer(model, optimizer)
-        for _ in range(2):  # the second step finds the optimiser's state already there
+        counter = FlopCounterMode(display=False)
+        # The first step counts operations, by hooks that keep recomputed tensors alive. The second has none of them, and
+        # finds the optimiser's state already there.
+        for counting, passes in ((counter, 1), (contextlib.nullcontext(), min(accumulate, 2))):
             memory.peak = memory.now
-            for _ in range(min(accumulate, 2)):
+            for _ in range(passes):
                 before = memory.now
-                with FlopCounterMode(display=False) as counter:
+                with counting:
                     with _autocast(device, precision):
                         loss = model.loss(batch)["loss"]
                     activations = memory.now - before
@@ -86,6 +90,7 @@ def simulate(
             memory.values_matter = True
             gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
             update.zero_grad(set_to_none=True)
+            gc.collect()
         measured |= {
             "activation_bytes": activations,
             "gradient_bytes": gradients,
