@@ -109,7 +109,7 @@ class _Search:
         assert samples is not None
         self.candidates = _candidates(config, len(samples), runtime.processes)
         self.sample = one_sample(data)
-        self.held = sum(item.nbytes for item in model.parameters())
+        self.held = sum(item.nbytes for item in model.parameters() if item.device.type == runtime.device.type)
         self.room = available_memory(runtime.device, self.held)
         self.needs = functools.cache(self._needs)
         self.tried: list[dict[str, Any]] = []

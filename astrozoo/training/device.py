@@ -33,10 +33,10 @@ def available_memory(device: torch.device, held: int = 0) -> int | None:
         held: Bytes of tensors that are there already and count among them.
     """
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
+        unused, total = torch.cuda.mem_get_info(device)
         allocated = torch.cuda.memory_allocated(device)
         allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - allocated
-        return max(min(free + torch.cuda.memory_reserved(device) - allocated, allowed), 0) + held
+        return max(min(unused + torch.cuda.memory_reserved(device) - allocated, allowed), 0) + held
     if device.type != "cpu":
         return None
     import psutil  # accelerate needs it, too

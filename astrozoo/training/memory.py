@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from astrozoo.batch import Batch
-from astrozoo.errors import ConfigError
+from astrozoo.errors import AstrozooError, ConfigError
 from astrozoo.module import ZooModel
 from astrozoo.readable import format_bytes
 from astrozoo.training.config import TrainConfig
@@ -36,12 +36,21 @@ __all__ = [
     "what_fits",
 ]
 
+_WORDS = (
+    "allocate memory",  # the CPU's allocator
+    "CUDA error: out of memory",  # the driver, for what is not a tensor
+    "_ALLOC_FAILED",  # cuBLAS, cuDNN, cuFFT
+    "Unable to find a valid cuDNN algorithm",  # none found the room it works in
+)
 USABLE = 0.9  # the rest is for what estimates leave out: workspaces of kernels, fragmentation
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is about memory. The CPU's allocator says so only in the text of a RuntimeError."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+    """Whether `error` is about memory. The CPU's allocator and CUDA's libraries say so only in their text."""
+    if isinstance(error, AstrozooError):
+        return False
+    text = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _WORDS)
 
 
 def explain_out_of_memory(
@@ -174,7 +183,9 @@ def needed_bytes(
     twin.set_grad_checkpointing(checkpointing)
     shapes, precision = _resized(sample, size, model.dtype), PRECISIONS[config.precision]
     try:
-        found = simulate(twin, shapes, precision, config.optim, accumulate=accumulate, device=runtime.device)
+        found = simulate(
+            twin, shapes, precision, config.optim, accumulate=accumulate, device=runtime.device, count=False
+        )
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise ConfigError(f"operations of {type(model).__name__} depend on values ({error})") from error
     # Batches stay for the diagnosis of a bad loss: of this step, and on a GPU of those that were not looked at yet.

@@ -41,6 +41,7 @@ def simulate(
     *,
     accumulate: int = 1,
     device: torch.device | None = None,
+    count: bool = True,
 ) -> dict[str, int]:
     """Two training steps and one inference step on fake tensors; the model, on the meta device, is used up by it.
 
@@ -53,6 +54,7 @@ def simulate(
         optimizer: Settings of the optimiser.
         accumulate: Micro-batches of a step.
         device: Whose kernels are followed: a GPU of this machine, or the CPU, which stands for any other.
+        count: Whether floating-point operations are counted too, which takes longer.
 
     Returns:
         The fields of `Estimate` that are measured, by name.
@@ -66,15 +68,15 @@ def simulate(
 
         model.eval()
         memory.peak = memory.now
-        with torch.no_grad(), _autocast(device, precision), FlopCounterMode(display=False) as forward:
+        counter = FlopCounterMode(display=False) if count else contextlib.nullcontext()
+        with torch.no_grad(), _autocast(device, precision), counter:
             model(**batch.inputs)
-        measured |= {"inference_peak_bytes": memory.peak, "flops_forward": forward.get_total_flops()}
+        measured |= {"inference_peak_bytes": memory.peak, "flops_forward": _total(counter)}
 
         model.train()
         update = build_optimizer(model, optimizer)
-        counter = FlopCounterMode(display=False)
-        # The first step counts operations, by hooks that keep recomputed tensors alive. The second has none of them, and
-        # finds the optimiser's state already there.
+        # Operations are counted in the first step, by hooks that keep recomputed tensors alive. Memory is that of the
+        # second, which has none of them and finds the optimiser's state already there.
         for counting, passes in ((counter, 1), (contextlib.nullcontext(), min(accumulate, 2))):
             memory.peak = memory.now
             for _ in range(passes):
@@ -90,15 +92,20 @@ def simulate(
             memory.values_matter = True
             gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
             update.zero_grad(set_to_none=True)
-            gc.collect()
+            if counting is counter and count:
+                gc.collect()  # the hooks
         measured |= {
             "activation_bytes": activations,
             "gradient_bytes": gradients,
             "optimizer_bytes": memory.now - measured["parameter_bytes"] - measured["batch_bytes"],
             "training_peak_bytes": memory.peak,
-            "flops_step": counter.get_total_flops(),
+            "flops_step": _total(counter),
         }
     return measured
+
+
+def _total(counter: Any) -> int:
+    return counter.get_total_flops() if isinstance(counter, FlopCounterMode) else 0
 
 
 @contextlib.contextmanager

@@ -60,6 +60,24 @@ def test_every_kind_of_out_of_memory_is_recognised_even_if_nothing_can_be_estima
     assert "accumulate=2" in said
 
 
+@pytest.mark.parametrize(
+    ("error", "about_memory"),
+    [
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (TrainingError("a process could not allocate memory"), False),
+    ],
+    ids=str,
+)
+def test_libraries_that_run_out_are_understood_by_their_words(error, about_memory):
+    assert memory.is_out_of_memory(error) is about_memory
+
+
 def test_out_of_memory_names_the_largest_batch_that_the_estimate_lets_fit(tmp_path, monkeypatch):
     room = int(peak(5) / 0.9)
     monkeypatch.setattr(memory, "available_memory", lambda device, held=0: room)
