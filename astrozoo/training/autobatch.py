@@ -232,7 +232,9 @@ class _Search:
             explained = explain_out_of_memory(self.error, self.model, self.data, least, self.runtime, held=self.held)
         name = "batch_size" if self.config.batch_size == "auto" else "accumulate"
         reason = explained or "Another process ran out of memory."
-        return f"{name} is 'auto', but not even {self._micro(least)} samples per forward pass fit. {reason}"
+        fewest = self._micro(least)
+        samples = "one sample" if fewest == 1 else f"{fewest} samples"
+        return f"{name} is 'auto', but not even {samples} per forward pass can be had. {reason}"
 
 
 class _Alone(Runtime):

@@ -124,7 +124,7 @@ def test_resuming_uses_the_numbers_of_before_and_tries_nothing(settings, tmp_pat
 
 def test_not_even_one_sample_fitting_ends_the_search(tmp_path, monkeypatch):
     runs_out_above(0, monkeypatch)
-    with pytest.raises(TrainingError, match="batch_size is 'auto', but not even 1 samples per forward pass fit"):
+    with pytest.raises(TrainingError, match="batch_size is 'auto', but not even one sample per forward pass"):
         run(tmp_path, batch_size="auto")
 
 
