@@ -90,7 +90,7 @@ catalog: install
 
 # All are measured before a missed target fails the whole.
 bench: install
-	@failed=; for name in core load trainer cube accel attention; do $(BIN)/astrozoo bench $$name || failed="$$failed $$name"; done; \
+	@failed=; for name in core load trainer memory cube accel attention; do $(BIN)/astrozoo bench $$name || failed="$$failed $$name"; done; \
 	if [ -n "$$failed" ]; then echo "targets missed in:$$failed" >&2; exit 1; fi
 
 clean:

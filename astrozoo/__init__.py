@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from astrozoo.registry import attention_info, list_attentions, list_models, list_plugins, model_info
     from astrozoo.registry.hookspecs import hookimpl
     from astrozoo.training import TrainConfig, evaluate, predict, train
+    from astrozoo.training.estimate import estimate, largest_batch
     from astrozoo.weights import download, load_model, push_model, save_model
 
 _HOMES = {
@@ -78,6 +79,7 @@ _HOMES = {
     "astrozoo.registry": ("attention_info", "list_attentions", "list_models", "list_plugins", "model_info"),
     "astrozoo.registry.hookspecs": ("hookimpl",),
     "astrozoo.training": ("TrainConfig", "evaluate", "predict", "train"),
+    "astrozoo.training.estimate": ("estimate", "largest_batch"),
     "astrozoo.weights": ("download", "load_model", "push_model", "save_model"),
 }
 _SUBPACKAGES = (
@@ -118,10 +120,12 @@ __all__ = [
     "create_attention",
     "create_model",
     "download",
+    "estimate",
     "evaluate",
     "example_batch",
     "explain_attention",
     "hookimpl",
+    "largest_batch",
     "list_attentions",
     "list_models",
     "list_plugins",

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from astrozoo import registry
 from astrozoo.attention.backends.chunked import ChunkedBackend
@@ -148,8 +147,7 @@ def able(request: AttentionRequest, backend: BackendName, names: tuple[str, ...]
     """
     if request.compiling:
         return tuple(filter(None, _able_constant(backend, names, *request).split(_SEPARATOR)))
-    with unset_fake_temporarily():  # a probe runs for real, also where attention is only planned
-        return _able(request, backend, names, _environment(), registry.plugin_manager())
+    return _able(request, backend, names, _environment(), registry.plugin_manager())
 
 
 @torch.compiler.assume_constant_result

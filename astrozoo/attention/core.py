@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from astrozoo.attention.choice import BackendChoice, BackendName, note, overridden, resolve
 from astrozoo.attention.request import AttentionRequest, describe
@@ -126,8 +125,7 @@ def is_planning() -> bool:
 
 
 def _planned(query: Tensor, value: Tensor, request: AttentionRequest, backend: BackendName) -> Attended:
-    with unset_fake_temporarily():  # a probe runs for real
-        choice = resolve(request, backend)[1]
+    choice = resolve(request, backend)[1]
     note(choice)
     lse = query.new_empty(query.shape[:3]) if request.lse else None
     return Attended(query.new_empty(*query.shape[:3], value.shape[3]), lse, choice)

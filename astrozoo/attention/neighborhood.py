@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from astrozoo.attention.backends.natten import natten_attention, natten_refusals, natten_version, probe_natten
+from astrozoo.attention.backends.probe import for_real
 from astrozoo.attention.choice import BackendChoice, note, overridden
 from astrozoo.attention.core import is_planning, planning
 from astrozoo.attention.grids import GridAttention, coordinates, for_each_axis, grid_of, square_grid
@@ -162,7 +162,7 @@ class Neighborhood(GridAttention):
         if reasons:
             return reasons
         small = tuple(min(reach, 7 + (reach + 1) % 2) for reach in kernel)
-        with unset_fake_temporarily(), planning(False):  # a probe runs for real
+        with for_real(), planning(False):
             problem = probe_natten(
                 tiled_neighborhood, str(query.device), query.dtype, query.shape[3], small, layout.causal
             )

@@ -9,9 +9,11 @@ from typing import Any
 
 from astrozoo.errors import ConfigError
 
-__all__ = ["add_model_argument", "count", "overrides", "positive", "sizes"]
+__all__ = ["add_model_argument", "amount", "count", "overrides", "positive", "sizes"]
 
 _SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+_BYTES = {"": 1, **{f"{unit}b": 1000**n for n, unit in enumerate(("", "k", "m", "g", "t"))}}
+_BYTES |= {f"{unit}ib": 1024**n for n, unit in enumerate(("k", "m", "g", "t"), 1)}
 
 
 def count(text: str) -> int:
@@ -22,6 +24,19 @@ def count(text: str) -> int:
         return int(float(digits) * scale)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is no number such as 700k, 5M, 1.3B or 2e6") from None
+
+
+def amount(text: str) -> int:
+    """Bytes such as `80GiB`, `16 GB` or `1.5e10`."""
+    digits = text.rstrip("BbIiKkMmGgTt ")
+    scale = _BYTES.get(text[len(digits) :].strip().lower())
+    try:
+        found = int(float(digits) * scale) if scale else 0
+    except (ValueError, OverflowError):
+        found = 0
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory such as 80GiB, 16 GB or 1.5e10")
+    return found
 
 
 def positive(text: str) -> int:

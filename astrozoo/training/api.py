@@ -15,9 +15,10 @@ import torch
 from astrozoo.errors import ConfigError, TrainingError
 from astrozoo.module import ZooModel
 from astrozoo.training import checkpoint as saved
+from astrozoo.training.autobatch import settle
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.evaluation import evaluate_baselines, score_model
-from astrozoo.training.memory import explain_out_of_memory
+from astrozoo.training.memory import explain_out_of_memory, held_bytes
 from astrozoo.training.protocol import overrides_of, schema_of, split_of
 from astrozoo.training.records import Interrupt, Recorder
 from astrozoo.training.result import TrainResult
@@ -66,18 +67,22 @@ def train(
         model = _model(model_or_name, data, overrides)
         model.preprocessing = schema_of(data) or model.preprocessing
         out = _folder(config, model, runtime)
+        found = _found(resume, out)
+        settled = settle(model, data, config, runtime, found)
+        trainer = None
         try:
-            trainer = Trainer(model, data, config, runtime, out)
-            _resume(trainer, resume)
-            return _run(trainer, callbacks)
+            trainer = Trainer(model, data, settled.config, runtime, out)
+            _resume(trainer, found)
+            return _run(trainer, callbacks, settled.record)
         except (RuntimeError, MemoryError) as error:
-            explained = explain_out_of_memory(error, model, data, config, runtime)
+            held = held_bytes(trainer) if trainer is not None else 0
+            explained = explain_out_of_memory(error, model, data, settled.config, runtime, held=held)
             if explained is None:
                 raise
-            raise TrainingError(f"{explained} Checkpoints in {out} are intact.") from error
+            raise TrainingError(f"{explained} {_rescue(trainer)}") from error
 
 
-def _run(trainer: Trainer, callbacks: Sequence[Callback]) -> TrainResult:
+def _run(trainer: Trainer, callbacks: Sequence[Callback], auto: Mapping[str, Any] | None) -> TrainResult:
     runtime, config, out = trainer.runtime, trainer.config, trainer.out
     recorder = Recorder(runtime, config, out, steps=trainer.steps, step=trainer.step)
     try:
@@ -89,6 +94,7 @@ def _run(trainer: Trainer, callbacks: Sequence[Callback]) -> TrainResult:
                 processes=runtime.processes,
                 model=trainer.model.num_parameters(),
                 device=str(runtime.device),
+                **({"auto": auto} if auto else {}),
             )
             stopped = trainer.run(recorder, interrupt, callbacks)
             with trainer.weights_to_keep():
@@ -104,6 +110,26 @@ def _run(trainer: Trainer, callbacks: Sequence[Callback]) -> TrainResult:
     return result
 
 
+def _rescue(trainer: Trainer | None) -> str:
+    """After memory ran out: save the state before the step that failed if it is whole, and say where one goes on."""
+    if trainer is None:
+        return "No step was taken."
+    problem = ""
+    if trainer.step > max(trainer.saved_step, 0) and not trainer.updating and trainer.runtime.processes == 1:
+        # With several processes the others are still amid the step, and what they hold cannot be gathered.
+        try:
+            trainer.optimizer.zero_grad()
+            trainer.save()
+        except Exception as error:  # the error that is being explained is the one to report
+            problem = f" That of step {trainer.step} could not be saved ({str(error) or type(error).__name__})."
+    if trainer.checkpoint_path is None:
+        return f"No checkpoint exists yet.{problem}"
+    return (
+        f"The last checkpoint is {trainer.checkpoint_path} and intact: the same call with new settings goes on from "
+        f"step {trainer.saved_step}.{problem}"
+    )
+
+
 def _result(trainer: Trainer, stopped: str, last: Path) -> TrainResult:
     model, runtime, data = trainer.model, trainer.runtime, trainer.data
     best = trainer.out / "best" if trainer.best_step and (trainer.out / "best").is_dir() else None
@@ -115,8 +141,8 @@ def _result(trainer: Trainer, stopped: str, last: Path) -> TrainResult:
     if split is not None and not stopped.startswith("SIG"):
         samples = split_of(data, split)
         assert samples is not None
-        size = trainer.config.evaluation.batch_size or trainer.config.batch_size
-        size = min(size, -(-trainer.config.batch_size // trainer.order.parts))
+        micro = -(-trainer.order.batch_size // trainer.order.parts)
+        size = min(trainer.config.evaluation.batch_size or micro, micro)
         metrics = score_model(trainer.loss, samples, data, batch_size=size, runtime=runtime)
         # On every process over all samples: metrics reduce over processes, and equal shares leave means as they are.
         baselines = evaluate_baselines(data, samples, model, batch_size=size)
@@ -169,13 +195,16 @@ def _folder(config: TrainConfig, model: ZooModel, runtime: Runtime) -> Path:
     return out
 
 
-def _resume(trainer: Trainer, resume: Resume) -> None:
-    out, runtime = trainer.out, trainer.runtime
-    folder, found = out / "checkpoints", None
+def _found(resume: Resume, out: Path) -> saved.Checkpoint | None:
+    """The checkpoint to continue, if any."""
     if resume == "auto":
-        found = saved.latest_checkpoint(folder)
-    elif resume is not False:
-        found = saved.read_checkpoint(Path(resume))
+        return saved.latest_checkpoint(out / "checkpoints")
+    return None if resume is False else saved.read_checkpoint(Path(resume))
+
+
+def _resume(trainer: Trainer, found: saved.Checkpoint | None) -> None:
+    out, runtime = trainer.out, trainer.runtime
+    folder = out / "checkpoints"
     if found is not None:
         trainer.restore(found)
     reached = runtime.gather(trainer.step)  # after this, every process has read what it needs

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from astrozoo import settings
+from astrozoo.errors import ConfigError
 from astrozoo.settings import require
 
 __all__ = [
@@ -186,8 +187,10 @@ class TrainConfig:
         epochs: Passes over the training split; 10 when neither is given.
         max_minutes: Stop, saved, after so much time.
         batch_size: Samples per optimiser step, over all processes and micro-batches together: adding processes or
-            `accumulate` changes speed and memory, not the result.
-        accumulate: Micro-batches per step and process.
+            `accumulate` changes speed and memory, not the result. `auto`: as many as give each forward pass the largest
+            power of two of samples that fits into memory, found before the first step.
+        accumulate: Micro-batches per step and process. `auto`: the smallest power of two with which a step of
+            `batch_size` samples fits into memory, found before the first step.
         drop_last: Leave out the last, smaller batch of each epoch.
         seed: Of initialisation, data order and dropout.
         deterministic: Only operations with reproducible results; an operation that has none raises.
@@ -202,8 +205,8 @@ class TrainConfig:
     max_steps: int | None = None
     epochs: int | None = None
     max_minutes: float | None = None
-    batch_size: int = 32
-    accumulate: int = 1
+    batch_size: int | Literal["auto"] = 32
+    accumulate: int | Literal["auto"] = 1
     drop_last: bool = False
     seed: int = 0
     deterministic: bool = False
@@ -227,12 +230,30 @@ class TrainConfig:
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "above 0, or null")
         for name in ("batch_size", "accumulate"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "a whole number above 0")
-        require(self.accumulate <= self.batch_size, "accumulate", self.accumulate, "at most batch_size")
+            value = getattr(self, name)
+            require(value == "auto" or value > 0, name, value, "a whole number above 0, or auto")
+        if self.batch_size == "auto" or self.accumulate == "auto":
+            both = self.batch_size == self.accumulate
+            require(
+                not both, "accumulate", self.accumulate, "a number where batch_size is auto, or the other way round"
+            )
+        else:
+            require(self.accumulate <= self.batch_size, "accumulate", self.accumulate, "at most batch_size")
         require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         if self.precision == "no":
             object.__setattr__(self, "precision", "fp32")
+
+    def batches(self) -> tuple[int, int]:
+        """`batch_size` and `accumulate`.
+
+        Raises:
+            ConfigError: One of them is `auto`, which only training can settle.
+        """
+        if self.batch_size == "auto" or self.accumulate == "auto":
+            name = "batch_size" if self.batch_size == "auto" else "accumulate"
+            raise ConfigError(f"{name} is 'auto', which astrozoo.train settles; expected a whole number here.")
+        return self.batch_size, self.accumulate
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> TrainConfig:

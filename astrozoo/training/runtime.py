@@ -23,7 +23,7 @@ from astrozoo.errors import ConfigError
 from astrozoo.module import ZooModel
 from astrozoo.processes import leave_process_group
 from astrozoo.training.config import TrainConfig
-from astrozoo.weights.load import usable_device
+from astrozoo.training.device import usable_device
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -121,7 +121,7 @@ def start(config: TrainConfig) -> Runtime:
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedDataParallelKwargs
 
-    device = _device(config.device)
+    device = usable_device(config.device)
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     wants_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -143,13 +143,6 @@ def start(config: TrainConfig) -> Runtime:
         atexit.unregister(leave_process_group)
         atexit.register(leave_process_group)
     return Runtime(device, accelerator, strategy)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device("cpu") if accelerator is None else accelerator
-    return usable_device(name)
 
 
 def wrap(model: ZooModel, runtime: Runtime, config: TrainConfig) -> tuple[LossModule, nn.Module]:

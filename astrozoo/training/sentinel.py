@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from astrozoo.batch import Batch
 
-__all__ = ["LaggedCheck", "diagnose", "first_non_finite"]
+__all__ = ["LAG", "LaggedCheck", "diagnose", "first_non_finite"]
 
-_LAG = 2
+LAG = 2  # steps between a step and the look at what it gave
 
 
 class LaggedCheck:
@@ -37,7 +37,7 @@ class LaggedCheck:
 
     def failed(self, *, wait: bool = False) -> tuple[int, list[Batch], float, float] | None:
         """The first bad step among those that are due (with `wait`: all), with its batches, loss and norm."""
-        while len(self._pending) > (0 if wait else _LAG):
+        while len(self._pending) > (0 if wait else LAG):
             step, batches, values, event = self._pending.popleft()
             event.synchronize()
             loss, norm = values.tolist()

@@ -44,6 +44,8 @@ class Trainer:
 
     Attributes:
         step, epoch, epoch_step: Optimiser steps done, the epoch (from 0), and steps done in it.
+        checkpoint_path, saved_step: The last checkpoint written or continued, and its step (-1 without any).
+        updating: Whether a step is changing the weights, so that what is there is the state of no step.
         steps: Steps of the whole run.
         history: One row per evaluation.
     """
@@ -52,10 +54,11 @@ class Trainer:
         self.model, self.data, self.config, self.runtime, self.out = model, data, config, runtime, out
         samples = split_of(data, "train")
         assert samples is not None
+        batch_size, accumulate = config.batches()
         self.order = DataOrder(
             len(samples),
-            config.batch_size,
-            accumulate=config.accumulate,
+            batch_size,
+            accumulate=accumulate,
             processes=runtime.processes,
             rank=runtime.rank,
             seed=config.seed,
@@ -92,8 +95,9 @@ class Trainer:
         self._loss_sum: Any = 0.0
         self._parts: dict[str, Tensor] = {}
         self._norm: Tensor | None = None
-        self._saved_step = -1
+        self.saved_step = -1
         self.checkpoint_path: Path | None = None
+        self.updating = False
         seed_everything(config.seed + runtime.rank)
 
     # -- one step ------------------------------------------------------------------------------------------------------
@@ -147,6 +151,7 @@ class Trainer:
             # Fused optimisers skip the step on the device, so the weights stay good until the host has noticed.
             self.optimizer.found_inf = (~torch.isfinite(norm + loss)).float()  # type: ignore[attr-defined]
             self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self.updating = True
         if self.scaler is None:
             self.optimizer.step()
         else:
@@ -158,11 +163,12 @@ class Trainer:
         self._loss_sum = self._loss_sum + loss
         self.step += 1
         self.epoch_step += 1
+        if self.epoch_step == self.order.steps:
+            self.epoch, self.epoch_step = self.epoch + 1, 0
+        self.updating = False
         if self.lagged is not None:
             self.lagged.submit(self.step, seen, loss, norm)
             self._check_lagged(wait=False)
-        if self.epoch_step == self.order.steps:
-            self.epoch, self.epoch_step = self.epoch + 1, 0
 
     def _fit(self, batch: Batch) -> Batch:
         assert self.move is not None
@@ -190,9 +196,17 @@ class Trainer:
             while reason is None and self.step < self.steps and self.epoch == epoch:
                 self._step(batches)
                 reason = self._after_step(interrupt, callbacks)
-        if self._saved_step != self.step:
+        if self.saved_step != self.step:
             self.save()
         return reason or "finished"
+
+    def rehearse(self, steps: int) -> None:
+        """Take steps on the first samples and keep no record of them, to find out what they need."""
+        self.model.train()
+        for _ in range(steps):
+            self.order.epoch = self.order.start = self.epoch_step = 0
+            self._step(iter(self.loader))
+        self._check_lagged(wait=True)
 
     def _after_step(self, interrupt: Interrupt, callbacks: Sequence[Callback]) -> str | None:
         config, step = self.config, self.step
@@ -219,7 +233,7 @@ class Trainer:
         samples = split_of(self.data, "val")
         assert samples is not None
         self._check_lagged(wait=True)
-        size = self.config.evaluation.batch_size or -(-self.config.batch_size // self.order.parts)
+        size = self.config.evaluation.batch_size or -(-self.order.batch_size // self.order.parts)
         with self.weights_to_keep():
             scores = score_model(
                 self.loss,
@@ -266,7 +280,7 @@ class Trainer:
             lr=self.optimizer.param_groups[0]["lr"],
             grad_norm=float(self._norm),
             steps_per_second=done / seconds,
-            samples_per_second=done * self.config.batch_size / seconds,
+            samples_per_second=done * self.order.batch_size / seconds,
         )
         self._logged_at, self._logged_step, self._loss_sum = now, self.step, 0.0
 
@@ -351,11 +365,11 @@ class Trainer:
         checkpoint = state.capture(self)
         folder, keep = self.out / "checkpoints", self.config.checkpoint.keep
         path: Path = self.runtime.together(lambda: saved.write_checkpoint(folder, self.step, checkpoint, keep=keep))
-        self.checkpoint_path, self._saved_step = path, self.step
+        self.checkpoint_path, self.saved_step = path, self.step
         return path
 
     def restore(self, checkpoint: saved.Checkpoint) -> None:
         """Continue from a checkpoint; raises TrainingError when it belongs to another run."""
         state.restore(self, checkpoint)
-        self.checkpoint_path, self._saved_step = checkpoint.path, self.step
+        self.checkpoint_path, self.saved_step = checkpoint.path, self.step
         log.info("Resuming from %s (step %d of %d)", checkpoint.path, self.step, self.steps)

@@ -5,6 +5,8 @@ import torch
 
 import astrozoo as zoo
 
+TINY = {"widths": (4, 8), "depths": (1, 1), "decoder_depths": (1,), "strides": (2,), "level_strides": (1,)}
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
@@ -30,7 +32,8 @@ def test_estimate_counts_what_training_allocates(astrozoo):
     assert found["inputs"] == {"x": [2, 5, 8, 32, 64]}
 
 
-def test_estimate_agrees_with_a_real_step():
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "recomputing"])
+def test_estimate_agrees_with_a_real_step(checkpointing):
     """The peak of a real step, by the profiler's record of every allocation."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -38,6 +41,7 @@ def test_estimate_agrees_with_a_real_step():
 
     name, sizes = "cube_unet_nano", {"level": 2, "lat": 32, "lon": 64}
     model = zoo.create_model(name).train()
+    model.set_grad_checkpointing(checkpointing)
     batch = zoo.example_batch(model, 2, sizes=sizes)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
@@ -56,7 +60,7 @@ def test_estimate_agrees_with_a_real_step():
             peak = max(peak, total)
     held = sum(parameter.nbytes for parameter in model.parameters()) * 3
     held += sum(tensor.nbytes for part in (batch.inputs, batch.targets) for tensor in part.values())
-    found = estimate(name, batch_size=2, sizes=sizes)
+    found = estimate(name, batch_size=2, sizes=sizes, grad_checkpointing=checkpointing, device="cpu")
     assert found.training_peak_bytes == pytest.approx(held + peak, rel=0.15)
 
 
@@ -67,6 +71,48 @@ def test_estimate_knows_gradient_checkpointing_and_precision(astrozoo):
     assert frugal["activation_bytes"] < plain["activation_bytes"]
     assert mixed["activation_bytes"] < plain["activation_bytes"]
     assert mixed["parameters"] == plain["parameters"]
+
+
+def test_auto_batch_is_the_largest_power_of_two_that_fits(astrozoo):
+    tiny = [word for field, value in TINY.items() for word in ("--set", f"{field}={value}")]
+    small = ["cube_unet_nano", *tiny, "--sizes", "level=1", "lat=16", "lon=32", "--json", "--device", "cpu"]
+    found = astrozoo("estimate", *small, "--auto-batch", "--memory", "10MiB").json
+    size = found["batch_size"]
+    assert size.bit_count() == 1
+    double = astrozoo("estimate", *small, "--batch", 2 * size).json
+    assert found["training_peak_bytes"] <= 10 * 2**20 < double["training_peak_bytes"]
+    frugal = astrozoo("estimate", *small, "--auto-batch", "--memory", "10MiB", "--precision", "bf16").json
+    assert frugal["batch_size"] >= size
+
+
+def test_auto_batch_fills_the_memory_of_this_machine_where_none_is_named(monkeypatch):
+    from astrozoo.training import estimate as module
+
+    settings = {"device": "cpu", "sizes": {"level": 1, "lat": 16, "lon": 32}, "overrides": TINY}
+    monkeypatch.setattr(module, "available_memory", lambda device: 5 * 2**20)
+    assert zoo.largest_batch("cube_unet_nano", **settings) == zoo.largest_batch(
+        "cube_unet_nano", **settings, memory=5 * 2**20
+    )
+    monkeypatch.setattr(module, "available_memory", lambda device: None)
+    with pytest.raises(zoo.ConfigError, match="memory of cpu is unknown"):
+        zoo.largest_batch("cube_unet_nano", **settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("80GiB", 80 * 2**30), ("16 GB", 16 * 10**9), ("1.5e10", 15 * 10**9), ("512mib", 2**29), ("7 B", 7)],
+)
+def test_amounts_of_memory_are_read_as_people_write_them(text, count):
+    from astrozoo.cli.arguments import amount
+
+    assert amount(text) == count
+
+
+@pytest.mark.parametrize("text", ["80Gig", "GiB", "-1GiB", "0", "nan", "inf", "1e999", "", "1 000 GiB"])
+def test_what_is_no_amount_of_memory_is_wrong_usage(astrozoo, text):
+    result = astrozoo("estimate", "cube_unet_nano", "--auto-batch", f"--memory={text}")
+    assert result.status == 2
+    assert "such as 80GiB" in result.err
 
 
 @pytest.mark.parametrize("optimizer", ["lion", "muon"])
@@ -83,6 +129,10 @@ def test_estimate_knows_the_state_of_an_optimiser(astrozoo, optimizer):
         (["--sizes", "lat=0"], "dimension=size"),
         (["--batch", "0"], "at least 1"),
         (["--set", "in_var=3"], "in_vars"),
+        (["--auto-batch", "--batch", "4"], "exclude each other"),
+        (["--memory", "1GiB"], "give both"),
+        (["--auto-batch", "--memory", "1MiB"], "not even one example of cube_unet_nano fits"),
+        (["--device", "cuda:99"], "cuda:99"),
     ],
 )
 def test_estimate_refuses_what_it_cannot_do(astrozoo, options, said):

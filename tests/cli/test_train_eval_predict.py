@@ -1,5 +1,7 @@
 """The path from a file to scores and a forecast, through the command alone."""
 
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -144,3 +146,15 @@ def test_a_batch_has_at_least_one_sample(astrozoo, size):
     result = astrozoo("eval", "folder", "--data", "x.nc", "--batch-size", size)
     assert result.status == 2
     assert f"'{size}' is no positive integer" in result.err
+
+
+def test_auto_batch_is_found_and_recorded(astrozoo, fields, tmp_path):
+    flags = [word for flag in (*(f"model.{flag}" for flag in SMALL), "max_steps=2") for word in ("--set", flag)]
+    command = ["train", "cube_unet_nano", "--data", fields, "--out", tmp_path / "run", *flags, "--auto-batch"]
+    result = astrozoo(*command, "--json")
+    assert result.status == 0, result.err
+    start = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+    assert start["config"]["batch_size"] == start["auto"]["samples"] == 16  # of the years that are not kept apart
+    refused = astrozoo(*command, "--set", "batch_size=4")
+    assert refused.status == 1
+    assert "--set batch_size=4 and --auto-batch exclude each other" in refused.err

@@ -10,7 +10,7 @@ import torch
 import astrozoo
 from astrozoo.batch import Batch, random_batch
 from astrozoo.errors import TrainingError
-from astrozoo.training import TrainConfig, memory, train
+from astrozoo.training import TrainConfig, device, memory, train
 from astrozoo.training.estimate import estimate
 
 TINY = {"widths": (4, 8), "depths": (1, 1), "decoder_depths": (1,), "strides": (2,), "level_strides": (1,)}
@@ -53,19 +53,37 @@ CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can
 
 @pytest.mark.parametrize("error", [CUDA, CPU, MemoryError()], ids=["accelerator", "cpu", "python"])
 def test_every_kind_of_out_of_memory_is_recognised_even_if_nothing_can_be_estimated(error, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "available_memory", lambda device: None)
+    monkeypatch.setattr(memory, "available_memory", lambda device, held=0: None)
     said = run_out(error, tmp_path)
     assert said.startswith("Out of memory on cpu with 8 samples per forward pass")
     assert "could not be estimated: the memory of cpu is unknown" in said
     assert "accumulate=2" in said
 
 
+@pytest.mark.parametrize(
+    ("error", "about_memory"),
+    [
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (TrainingError("a process could not allocate memory"), False),
+    ],
+    ids=str,
+)
+def test_libraries_that_run_out_are_understood_by_their_words(error, about_memory):
+    assert memory.is_out_of_memory(error) is about_memory
+
+
 def test_out_of_memory_names_the_largest_batch_that_the_estimate_lets_fit(tmp_path, monkeypatch):
     room = int(peak(5) / 0.9)
-    monkeypatch.setattr(memory, "available_memory", lambda device: room)
+    monkeypatch.setattr(memory, "available_memory", lambda device, held=0: room)
     said = run_out(CUDA, tmp_path)
     found = re.search(
-        r"at most (\d+) samples per forward pass \(accumulate=(\d+), .*? or batch_size=(\d+)\) fit;", said
+        r"at most (\d+) samples per forward pass \(accumulate=(\d+), .*? or batch_size=(\d+), in a new run\) fit;", said
     )
     size, accumulate, batch = map(int, found.groups())
     assert batch == size
@@ -75,21 +93,21 @@ def test_out_of_memory_names_the_largest_batch_that_the_estimate_lets_fit(tmp_pa
     # Accumulation adds at most the gradients of earlier micro-batches and the batch itself to one step's peak.
     assert peak(size) <= 0.9 * room < peak(size + 1) + gradients + kept
     assert "By estimate" in said
-    assert "Checkpoints in" in said
+    assert "No checkpoint exists yet" in said
 
 
 def test_gradient_checkpointing_is_offered_where_the_estimate_lets_it_fit(tmp_path, monkeypatch):
     with_it, without = peak(8, grad_checkpointing=True), peak(8)
     assert with_it < without
-    monkeypatch.setattr(memory, "available_memory", lambda device: (with_it + without) / 2 / 0.9)
+    monkeypatch.setattr(memory, "available_memory", lambda device, held=0: (with_it + without) / 2 / 0.9)
     assert "with grad_checkpointing=true all 8 fit" in run_out(CUDA, tmp_path / "a")
-    monkeypatch.setattr(memory, "available_memory", lambda device: (peak(4, grad_checkpointing=True)) / 0.9)
+    monkeypatch.setattr(memory, "available_memory", lambda device, held=0: (peak(4, grad_checkpointing=True)) / 0.9)
     assert "with grad_checkpointing=true 8 do not fit either" in run_out(CUDA, tmp_path / "b")
     assert "grad_checkpointing" not in run_out(CUDA, tmp_path / "c", grad_checkpointing=True)
 
 
 def test_not_even_one_sample_fitting_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "available_memory", lambda device: peak(1) // 4)
+    monkeypatch.setattr(memory, "available_memory", lambda device, held=0: peak(1) // 4)
     assert "not even one sample at a time fits" in run_out(CUDA, tmp_path)
 
 
@@ -101,4 +119,4 @@ def test_other_errors_stay_what_they_are(data, tmp_path):
 
 
 def test_memory_of_this_machine_holds_this_process():
-    assert 2**26 < memory.available_memory(torch.device("cpu")) < 2**50
+    assert 2**26 < device.available_memory(torch.device("cpu")) < 2**50

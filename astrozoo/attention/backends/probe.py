@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from astrozoo.attention.backends.math import softmax_attention
 from astrozoo.attention.terms import Terms
 
-__all__ = ["compare_with_math"]
+__all__ = ["compare_with_math", "for_real"]
 
 TOKENS = 64
+
+
+def for_real() -> AbstractContextManager[object]:
+    """Within the block tensors hold values, and no mode of the caller (fake tensors, counters) sees what is done."""
+    manager: AbstractContextManager[object] = _disable_current_modes()
+    return manager
 
 
 def compare_with_math(
@@ -35,9 +43,19 @@ def compare_with_math(
         causal: As in `Terms`.
         window: As in `Terms`.
     """
+    with for_real():
+        return _compare_with_math(run, device, dtype, head_dim, Terms(causal=causal, window=window))
+
+
+def _compare_with_math(
+    run: Callable[[Tensor, Tensor, Tensor, Terms], Tensor],
+    device: str,
+    dtype: torch.dtype,
+    head_dim: int,
+    terms: Terms,
+) -> str:
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(1, 2, TOKENS, head_dim, generator=generator).to(device, dtype) for _ in range(4)]
-    terms = Terms(causal=causal, window=window)
     found: list[list[Tensor]] = []
     try:
         for kernel in (lambda q, k, v, terms: softmax_attention(q, k, v, terms)[0], run):

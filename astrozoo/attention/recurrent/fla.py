@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from astrozoo.attention.backends.probe import for_real
 from astrozoo.attention.recurrent.decay import decayed_sums
 from astrozoo.attention.recurrent.householder import delta_sums
 from astrozoo.errors import BackendRefused
@@ -222,6 +223,13 @@ def _version(package: str) -> str:
 @functools.cache
 def _probe(rule: Rule, device: torch.device, dtype: torch.dtype, key_dim: int, value_dim: int, grad: bool) -> str:
     """Run a kernel on a small input and compare it with ours; why it is not to be trusted, or an empty string."""
+    with for_real():
+        return _compare_with_ours(rule, device, dtype, key_dim, value_dim, grad)
+
+
+def _compare_with_ours(
+    rule: Rule, device: torch.device, dtype: torch.dtype, key_dim: int, value_dim: int, grad: bool
+) -> str:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:

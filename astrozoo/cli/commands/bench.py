@@ -20,6 +20,7 @@ from astrozoo.cli.output import Output
 BENCHMARKS = {
     "core": "Start-up: import and list, against a bare Python and timm.",
     "load": "Loading a large model, against mapping its file, timm and transformers.",
+    "memory": "Estimated peak memory of training against measured.",
     "trainer": "Overhead of the trainer per step, against a bare loop and other trainers.",
     "attention": "Attentions against kernels, naive attention and other libraries: speed, memory, error, cost.",
     "accel": "Array kernels against the libraries one would otherwise use.",

@@ -12,6 +12,9 @@ Ctrl-C and SIGTERM save before they stop (exit status 130 and 143). The same com
 there and ends with the weights it would have had without the stop; --resume no starts anew. For several processes,
 start it with `accelerate launch -m astrozoo train ...` or `torchrun -m astrozoo train ...`.
 
+--auto-batch (the setting batch_size=auto) makes each forward pass as large a power of two of samples as memory allows;
+accumulate=auto keeps the batch_size and splits it until it fits. Both try real steps before training begins.
+
 Examples:
   astrozoo train cube_unet_nano --data t2m_*.nc --set epochs=20 --set data.lead=1
   astrozoo train cube_unet_small --config mars.yaml --set optim.lr=3e-4 --set precision=bf16
@@ -26,6 +29,7 @@ from typing import Literal
 
 from astrozoo.cli.arguments import add_model_argument
 from astrozoo.cli.output import Output
+from astrozoo.errors import ConfigError
 
 _STATUS = {"SIGINT": 130, "SIGTERM": 143}
 
@@ -36,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", nargs="+", default=[], metavar="FILE", help="NetCDF or Zarr; replaces data.files")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; repeatable")
+    parser.add_argument("--auto-batch", action="store_true", help="the largest batch that fits; batch_size=auto")
     parser.add_argument("--out", metavar="FOLDER", help="folder of the run; the setting `out`")
     parser.add_argument(
         "--resume",
@@ -50,6 +55,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
     from astrozoo.cli.jobs import read_job
 
     flags = [*args.set, *([f"out={args.out}"] if args.out else [])]
+    if args.auto_batch:
+        if given := [flag for flag in args.set if flag.partition("=")[0].strip() == "batch_size"]:
+            raise ConfigError(f"--set {given[-1]} and --auto-batch exclude each other; give one.")
+        flags.append("batch_size=auto")
     job = read_job(args.config, flags, args.data)
     import astrozoo
 
