@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from astrozoo.nn.precision import full_precision
 
-__all__ = ["ResponseNorm", "channel_response", "row_areas"]
+__all__ = ["ResponseNorm", "row_areas"]
 
 
 def row_areas(rows: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
@@ -29,25 +29,6 @@ def row_areas(rows: int, *, device: torch.device | str | None = None, dtype: tor
     )  # from the pole
     areas = centres.sin()  # the integral over a row of equal extent is proportional to it, exactly
     return areas / areas.sum()
-
-
-def channel_response(x: Tensor, *, globe: bool, eps: float) -> Tensor:
-    """Root mean square `[batch, channel]` over a grid, by area if it goes from pole to pole, at least `eps`.
-
-    Args:
-        x: `[batch, channel, level, lat, lon]`.
-        globe: The rows go from pole to pole in equal steps and count by their area; otherwise all alike.
-        eps: Added to the root mean square, in quadrature.
-
-    Returns:
-        In float32 or more.
-    """
-    precise = torch.promote_types(x.dtype, torch.float32)
-    levels, rows, columns = x.shape[2:]
-    # The norm of each row first: it reads `x` once and makes no field of squares.
-    energy = torch.linalg.vector_norm(x, dim=(2, 4), dtype=precise).square() / (levels * columns)
-    area = row_areas(rows, device=x.device, dtype=precise) if globe else energy.new_full((rows,), 1 / rows)
-    return (energy @ area + eps**2).sqrt()
 
 
 class ResponseNorm(nn.Module):
@@ -82,7 +63,12 @@ class ResponseNorm(nn.Module):
 
     def response(self, x: Tensor) -> Tensor:
         """Root mean square `[batch, channel]` by area of `x[batch, channel, level, lat, lon]`, in float32 or more."""
-        return channel_response(x, globe=self.globe, eps=self.eps)
+        precise = torch.promote_types(x.dtype, torch.float32)
+        levels, rows, columns = x.shape[2:]
+        # The norm of each row first: it reads `x` once and makes no field of squares.
+        energy = torch.linalg.vector_norm(x, dim=(2, 4), dtype=precise).square() / (levels * columns)
+        area = row_areas(rows, device=x.device, dtype=precise) if self.globe else energy.new_full((rows,), 1 / rows)
+        return (energy @ area + self.eps**2).sqrt()
 
     def extra_repr(self) -> str:
         """Channels, and which rows count how much."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from astrozoo.batch import Batch
-from astrozoo.bench.fields.contestants import centred, sequences
+from astrozoo.bench.fields.contestants import sequences, standardised
 from astrozoo.bench.fields.sets import FieldSet
 from astrozoo.bench.fields.training import draw
 from astrozoo.objectives.area import area_weights
@@ -49,7 +49,7 @@ def _pattern_ridge(fields: FieldSet) -> Baseline:
 
     def features(batch: Batch) -> Tensor:
         x = sequences(batch)[0].double()
-        amplitudes = (centred(x) * weight).flatten(2) @ patterns  # [sample, time, pattern]
+        amplitudes = (standardised(x) * weight).flatten(2) @ patterns  # [sample, time, pattern]
         others = [batch.inputs["condition"].double()] if "condition" in batch.inputs else []
         return torch.cat([amplitudes.flatten(1), torch.ones(len(x), 1, dtype=x.dtype), *others], 1)
 

@@ -22,7 +22,7 @@ from astrozoo.bench.sizes import at_parameters
 from astrozoo.factory import create_model
 from astrozoo.registry.names import SIZES
 
-__all__ = ["PEERS", "Contestant", "centred", "contestants", "counted_on", "families", "sequences", "tolerance"]
+__all__ = ["PEERS", "Contestant", "standardised", "contestants", "counted_on", "families", "sequences", "tolerance"]
 
 
 @dataclass(frozen=True)
@@ -278,6 +278,11 @@ def sequences(batch: Batch) -> tuple[Tensor, Tensor]:
     return (x, y) if x.ndim == 6 else (x[:, None], y[:, None])
 
 
-def centred(x: Tensor) -> Tensor:
-    """`x[batch, time, var, level, lat, lon]` without each sample's mean over times and cells."""
-    return x - x.mean((1, 4, 5), keepdim=True)
+def standardised(x: Tensor) -> Tensor:
+    """`x[batch, time, var, level, lat, lon]` without each sample's mean over times and cells, and of unit spread.
+
+    The input's half of reversible instance normalisation (Kim et al. 2022, "Reversible Instance Normalization for
+    Accurate Time-Series Forecasting against Distribution Shift").
+    """
+    dims = (1, 4, 5)
+    return (x - x.mean(dims, keepdim=True)) / (x.std(dims, keepdim=True) + 1e-3)

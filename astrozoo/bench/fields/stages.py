@@ -15,7 +15,7 @@ from torch import nn
 
 from astrozoo import registry
 from astrozoo.batch import Batch
-from astrozoo.bench.fields.contestants import Layout, centred, overrides_for, sequences
+from astrozoo.bench.fields.contestants import Layout, overrides_for, sequences, standardised
 from astrozoo.bench.fields.sets import FieldSet
 from astrozoo.factory import create_model
 from astrozoo.nn import BilevelStep
@@ -88,6 +88,6 @@ def _plain(batch: Batch, fields: FieldSet) -> Batch:
     """Times as channels: the sample without its mean, and what is to be added to the start."""
     x, y = sequences(batch)
     if fields.start is not None:
-        x, y = centred(x), y - fields.start(batch)
+        x, y = standardised(x), y - fields.start(batch)
     others = {name: value for name, value in batch.inputs.items() if name != "x"}
     return Batch({"x": x.flatten(1, 2), **others}, {"y": y.flatten(1, 2)}, batch.context)

@@ -1,8 +1,9 @@
 """One contestant, one set of fields, one seed: trained with the common budget and scored on what it has not seen.
 
-Forecasts are corrections: a contestant sees fields from which the mean over its own sample's cells and times is taken,
-and its output is added to persistence or damped persistence, whichever validates better. That is the same for all; it
-leaves to be learnt what a straight line does not know, and makes a warmer climate than any training year no stranger.
+Forecasts are corrections: a contestant sees fields without the mean over its own sample's cells and times, divided by
+their spread, and its output is added to persistence or damped persistence, whichever validates better. That is the same
+for all; it leaves to be learnt what a straight line does not know, and makes a climate that is warmer, and unevenly so,
+than in any training year no stranger.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from astrozoo.batch import Batch
-from astrozoo.bench.fields.contestants import Contestant, centred, sequences
+from astrozoo.bench.fields.contestants import Contestant, sequences, standardised
 from astrozoo.bench.fields.sets import FieldSet
 from astrozoo.bench.fields.stages import first_stage, optimizer_of
 from astrozoo.objectives import task_loss
@@ -93,7 +94,7 @@ class Forecaster(nn.Module):
         if self.start is None:
             y = self.network(x, **others)
             return y if batch.targets["y"].ndim == 6 else y[:, 0]
-        return self.start(batch) + self.network(centred(x), **others)
+        return self.start(batch) + self.network(standardised(x), **others)
 
 
 def run_cell(contestant: Contestant, fields: FieldSet, seed: int, budget: Budget, device: str) -> Outcome:
