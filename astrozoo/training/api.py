@@ -17,6 +17,7 @@ from astrozoo.module import ZooModel
 from astrozoo.training import checkpoint as saved
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.evaluation import evaluate_baselines, score_model
+from astrozoo.training.loading import explain_dead_worker
 from astrozoo.training.memory import explain_out_of_memory
 from astrozoo.training.protocol import overrides_of, schema_of, split_of
 from astrozoo.training.records import Interrupt, Recorder
@@ -71,10 +72,12 @@ def train(
             _resume(trainer, resume)
             return _run(trainer, callbacks)
         except (RuntimeError, MemoryError) as error:
-            explained = explain_out_of_memory(error, model, data, config, runtime)
+            explained = explain_dead_worker(error) or explain_out_of_memory(error, model, data, config, runtime)
             if explained is None:
                 raise
-            raise TrainingError(f"{explained} Checkpoints in {out} are intact.") from error
+            raise TrainingError(
+                f"{explained} Checkpoints in {out} are intact; the same call goes on from the last."
+            ) from error
 
 
 def _run(trainer: Trainer, callbacks: Sequence[Callback]) -> TrainResult:
@@ -137,9 +140,13 @@ def _result(trainer: Trainer, stopped: str, last: Path) -> TrainResult:
 
 
 def _load_weights(trainer: Trainer, folder: Path) -> None:
-    from astrozoo.weights import read_tensors
+    from astrozoo.weights.files import read_tensors
+    from astrozoo.weights.load import read_saved, weight_files
+    from astrozoo.weights.sources import LocalPlace
 
-    tensors = {name: item for file in sorted(folder.glob("*.safetensors")) for name, item in read_tensors(file).items()}
+    place = LocalPlace(folder)  # finds what a save that was killed amid its commit has left: the new files, all of them
+    files = weight_files(place, read_saved(place)).paths
+    tensors = {name: item for file in files.values() for name, item in read_tensors(file).items()}
     saved.load_tensors(trainer.model.state_dict(), tensors, "weights")
 
 

@@ -23,7 +23,7 @@ from astrozoo.bench.faults.reference import Reference, events
 __all__ = ["Campaign", "Outcome"]
 
 EVERY = 5  # steps between checkpoints
-_PATIENCE = 180.0  # seconds after which a run counts as hung
+_PATIENCE = 90.0  # seconds after which a run counts as hung
 _MODEL = {"widths": [16, 32], "depths": [0, 1], "decoder_depths": [1], "strides": [2], "level_strides": [1]}
 
 
@@ -102,12 +102,11 @@ class Campaign:
             groups.append(command)
             if struck and card is not None:
                 deck.pop(card)
-            starts = [row["step"] for row in events(run.out, "start")]
-            begun = starts[-1] if len(starts) and self._got_going(command, run, starts) else None
-            if begun is not None:
+            for begun in (row["step"] for row in events(run.out, "start") if row["time"] >= self._started):
                 for outcome in pending:
                     outcome.lost, reached = reached - begun, begun
                 pending.clear()
+                reached = begun
             reached = max([row["step"] for row in events(run.out, "train")], default=reached)
             end, message = self._judge(run, reference, fault if struck else None, command, groups)
             if struck and fault is not None:
@@ -141,12 +140,12 @@ class Campaign:
             fault.before()
             struck = True
         self.starts += 1
+        self._started = time.time()
         command = self.starter.start(
             [*self._argv(run.setting, run.data, run.out), *run.start],
             fresh=bool(self.fresh) and self.starts % self.fresh == 0,
         )
         run.start = []
-        self._marks = (run.out / "log.jsonl").stat().st_mtime_ns if (run.out / "log.jsonl").exists() else None
         watch, end = _Watch(run.out, fault.moment if fault else None), time.monotonic() + _PATIENCE
         while command.poll() is None and time.monotonic() < end:
             if not struck and fault is not None and fault.strike is not None and watch.due():
@@ -158,11 +157,6 @@ class Campaign:
             command.wait(10)
             command.status = None
         return command, struck
-
-    def _got_going(self, command: Command, run: Run, starts: list[int]) -> bool:
-        del command, starts
-        log = run.out / "log.jsonl"
-        return self._marks != log.stat().st_mtime_ns
 
     def _judge(
         self, run: Run, reference: Reference, fault: Fault | None, command: Command, groups: list[Command]
