@@ -95,6 +95,7 @@ def open_fields(
     fields = fields.transpose(*[dim for dim in DIMS if dim in fields.dims], ...)
     if isinstance(chunks, str) or chunks:
         fields = fields.chunk(chunks if isinstance(chunks, str) else dict(chunks))
+    fields.encoding["files"] = tuple(map(str, files)) if not isinstance(paths, xr.Dataset) else ()
     return fields
 
 

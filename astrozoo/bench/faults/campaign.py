@@ -36,7 +36,7 @@ class Outcome:
         setting: Of the training that it struck.
         end: The run finished as if nothing had been; stopped, was resumed and went on right; or went wrong.
         message: What a stopped run said, or why it is wrong.
-        lost: Steps that had to be done again; None where the run had not to be resumed.
+        lost: Steps that had to be done again; None where none had to.
     """
 
     kind: str
@@ -95,22 +95,27 @@ class Campaign:
         self.trainings += 1
         run = self._prepare(setting)
         pending: list[Outcome] = []  # stopped, and not yet known from where the run goes on
-        reached, groups = 0, []
+        reached, kept = 0, 0  # the last step, and that of the last checkpoint, when the run stopped
+        groups: list[Command] = []
         while True:
             fault, card = self._next(run, reached, deck)
             command, struck = self._attempt(run, fault)
             groups.append(command)
             if struck and card is not None:
                 deck.pop(card)
+            lost = None
             for begun in (row["step"] for row in events(run.out, "start") if row["time"] >= self._started):
+                if fault is not None and fault.kind == "damaged checkpoint":
+                    lost = kept - begun  # because of the damage; what was lost before is not
                 for outcome in pending:
-                    outcome.lost, reached = reached - begun, begun
+                    outcome.lost, reached = reached - begun - (lost or 0), begun
                 pending.clear()
                 reached = begun
+                run.start = []
             reached = max([row["step"] for row in events(run.out, "train")], default=reached)
             end, message = self._judge(run, reference, fault if struck else None, command, groups)
             if struck and fault is not None:
-                self._note(Outcome(fault.kind, fault.what, str(setting), end, message))
+                self._note(Outcome(fault.kind, fault.what, str(setting), end, message, lost))
                 if end == "stopped":
                     pending.append(self.outcomes[-1])
             elif end != "finished":
@@ -123,6 +128,7 @@ class Campaign:
                 self._keep(run)
             if end != "stopped":
                 return
+            kept = int(run.checkpoints[-1].name.removeprefix("step-")) if run.checkpoints else 0
 
     def _next(self, run: Run, reached: int, deck: list[str]) -> tuple[Fault | None, int | None]:
         tried: set[str] = set()
@@ -145,12 +151,11 @@ class Campaign:
             [*self._argv(run.setting, run.data, run.out), *run.start],
             fresh=bool(self.fresh) and self.starts % self.fresh == 0,
         )
-        run.start = []
         watch, end = _Watch(run.out, fault.moment if fault else None), time.monotonic() + _PATIENCE
         while command.poll() is None and time.monotonic() < end:
             if not struck and fault is not None and fault.strike is not None and watch.due():
                 fault.strike(command)
-                struck = bool(fault.what)
+                struck = fault.struck
             time.sleep(0.0005 if watch.moment and not struck else 0.01)
         if command.poll() is None:
             command.send(signal.SIGKILL, group=True)

@@ -5,6 +5,8 @@ Each kind is a function that draws one fault for a run, or returns None where it
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import re
 import signal
@@ -48,7 +50,7 @@ class Run:
         disk: What it writes to.
         steps: Of the whole training.
         train_steps: Time steps of the training part.
-        start: Options of the next start only.
+        start: Options of the next start, until it has got going.
     """
 
     setting: Setting
@@ -98,6 +100,7 @@ class Fault:
         moment: When `strike` is due.
         strike: Done to the running command.
         mend: What a user does before starting again.
+        struck: Whether `strike` found something to strike.
     """
 
     kind: str
@@ -109,6 +112,7 @@ class Fault:
     moment: Moment | None = None
     strike: Callable[[Command], None] | None = None
     mend: Callable[[], None] | None = None
+    struck: bool = True
 
 
 def _moment(run: Run, reached: int, draw: random.Random) -> Moment:
@@ -166,7 +170,7 @@ def _full_disk(run: Run, reached: int, draw: random.Random) -> Fault | None:
 
 
 def _damaged_checkpoint(run: Run, _reached: int, draw: random.Random) -> Fault | None:
-    if not run.checkpoints:
+    if not run.checkpoints or run.start:
         return None
     newest = run.checkpoints[-1]
     file = draw.choice(sorted(newest.iterdir()))
@@ -245,28 +249,14 @@ def _dead_worker(run: Run, reached: int, draw: random.Random) -> Fault | None:
     def shoot(command: Command) -> None:
         workers = command.workers()
         if workers:
-            draw.choice(workers)
-            _send(draw.choice(workers), number)
-        else:
-            fault.what = ""  # none was there
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(draw.choice(workers), number)
+        fault.struck = bool(workers)
 
     moment = Moment(reached + draw.randint(1, min(14, run.steps - 1 - reached)), draw.uniform(0.0, 0.02))
-    fault = Fault(
-        "dead worker",
-        f"{number.name} to a worker",
-        says=r"process that loads data|worker",
-        moment=moment,
-        strike=shoot,
-    )
+    says = r"worker process that loads data"
+    fault = Fault("dead worker", f"{number.name} to a worker", says=says, moment=moment, strike=shoot)
     return fault
-
-
-def _send(process: int, number: int) -> None:
-    import contextlib
-    import os
-
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, number)
 
 
 KINDS: dict[str, Callable[[Run, int, random.Random], Fault | None]] = {
