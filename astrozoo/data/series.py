@@ -57,7 +57,7 @@ def _values(variable: xr.DataArray, name: str, fields: xr.Dataset) -> np.ndarray
         if variable.chunks is not None:
             variable = variable.compute(scheduler="synchronous")  # a forked worker has none of its parent's threads
         return np.asarray(variable.values, dtype=np.float64)
-    except (OSError, RuntimeError, ValueError, LookupError, EOFError, zlib.error) as error:  # as codecs and libraries do
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError, zlib.error) as error:  # what codecs raise
         files = fields.encoding.get("files", ())
         where = str(files[0]) if len(files) == 1 else str(variable.encoding.get("source", "its file"))
         raise DataError(f"variable {name!r} cannot be read from {where} ({error}); is the file complete?") from error
@@ -125,7 +125,7 @@ class LazySeries:
         for file, state in zip(self.files[first:end], self.states[first:end], strict=True):
             if _state(file) != state:
                 raise DataError(
-                    f"{file} was changed or replaced while it was being read, so that batches no longer are of the data "
+                    f"{file} was changed or replaced while it was being read, so batches are no longer of the data "
                     "that the statistics are of. Put the file back, or start anew with the new one."
                 )
 

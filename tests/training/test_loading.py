@@ -13,8 +13,8 @@ import torch
 
 from astrozoo.batch import Batch, collate
 from astrozoo.errors import DataError, TrainingError
-from astrozoo.training import evaluate, train
 from astrozoo.training import checkpoint as saved
+from astrozoo.training import evaluate, train
 from astrozoo.training.loading import Batches, _deaths, explain_dead_worker
 
 MESSAGE = "variable 'tas' cannot be read from tas.nc"
@@ -81,7 +81,7 @@ def test_a_bug_in_a_data_set_keeps_the_traceback_of_the_worker():
 
 def test_a_failed_evaluation_leaves_no_worker(data):
     data.test = Unreadable(40, 1)
-    with pytest.raises(DataError, match="tas.nc"):
+    with pytest.raises(DataError, match=r"tas\.nc"):
         evaluate(cases.net(), data, num_workers=2, batch_size=2)
     assert multiprocessing.active_children() == []
 

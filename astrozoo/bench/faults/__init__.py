@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fresh", type=int, default=10, help="every so many starts in a fresh interpreter; 1: all, 0: none (10)"
     )
     parser.add_argument(
-        "--disk", choices=("auto", "tmpfs", "limit"), default="auto", help="what becomes full (auto: a tmpfs if allowed)"
+        "--disk", choices=("auto", "tmpfs", "limit"), default="auto", help="what is full (auto: a tmpfs if allowed)"
     )
     parser.add_argument("--folder", type=Path, help="where to work and keep what went wrong (a temporary folder)")
     parser.add_argument("--verbose", action="store_true", help="a line per fault while it runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -17,14 +18,17 @@ from astrozoo import errors
 from astrozoo.bench.faults import weather
 from astrozoo.bench.faults.commands import Command, Starter
 from astrozoo.bench.faults.disk import Disk
-from astrozoo.bench.faults.kinds import KINDS, Fault, Moment, Run, Setting
+from astrozoo.bench.faults.kinds import KINDS, Fault, Run, Setting
 from astrozoo.bench.faults.reference import Reference, events
+from astrozoo.bench.faults.watch import Watch
 
-__all__ = ["Campaign", "Outcome"]
+__all__ = ["EVERY", "SETTINGS", "Campaign", "Outcome"]
 
 EVERY = 5  # steps between checkpoints
 _PATIENCE = 90.0  # seconds after which a run counts as hung
 _MODEL = {"widths": [16, 32], "depths": [0, 1], "decoder_depths": [1], "strides": [2], "level_strides": [1]}
+
+SETTINGS = tuple(itertools.starmap(Setting, itertools.product(weather.STORAGES, (True, False), (0, 2))))
 
 
 @dataclass
@@ -57,6 +61,8 @@ class Campaign:
         device: As for training.
         fresh: Every so many starts take a fresh interpreter; 0 for none, 1 for all.
         draw: Decides everything.
+        settings: How trainings may be set up.
+        verbose: A line per fault on the error output.
         outcomes: One per fault.
         trainings, starts: How many there were.
     """
@@ -68,6 +74,7 @@ class Campaign:
     device: str
     fresh: int
     draw: random.Random
+    settings: tuple[Setting, ...] = SETTINGS
     verbose: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     trainings: int = 0
@@ -89,8 +96,8 @@ class Campaign:
     # -- one training --------------------------------------------------------------------------------------------------
 
     def _train(self, deck: list[str]) -> None:
-        workers = 2 if deck[0] == "dead worker" else self.draw.choice((0, 2))
-        setting = Setting(self.draw.choice(weather.STORAGES), self.draw.random() < 0.4, workers)
+        suited = [setting for setting in self.settings if setting.workers or deck[0] != "dead worker"]
+        setting = self.draw.choice(suited)
         reference = self._reference(setting)
         self.trainings += 1
         run = self._prepare(setting)
@@ -114,14 +121,14 @@ class Campaign:
                 run.start = []
             reached = max([row["step"] for row in events(run.out, "train")], default=reached)
             end, message = self._judge(run, reference, fault if struck else None, command, groups)
-            if struck and fault is not None:
+            if struck and fault is not None and card is not None:
                 self._note(Outcome(fault.kind, fault.what, str(setting), end, message, lost))
                 if end == "stopped":
                     pending.append(self.outcomes[-1])
-            elif end != "finished":
+            elif end == "wrong" or (end == "stopped" and not struck):
                 # What came before has left something that shows only now.
                 end = "wrong"
-                self._spoil(run, setting, message)
+                self._blame_last(message)
             if fault is not None and struck and fault.mend is not None:
                 fault.mend()
             if end == "wrong":
@@ -138,6 +145,8 @@ class Campaign:
                 fault = KINDS[kind](run, reached, self.draw)
                 if fault is not None:
                     return fault, index
+        if "damaged checkpoint" in deck and not run.checkpoints:
+            return KINDS["kill -9"](run, EVERY, self.draw), None  # not one of the faults: makes one of them possible
         return None, None
 
     def _attempt(self, run: Run, fault: Fault | None) -> tuple[Command, bool]:
@@ -151,7 +160,7 @@ class Campaign:
             [*self._argv(run.setting, run.data, run.out), *run.start],
             fresh=bool(self.fresh) and self.starts % self.fresh == 0,
         )
-        watch, end = _Watch(run.out, fault.moment if fault else None), time.monotonic() + _PATIENCE
+        watch, end = Watch(run.out, fault.moment if fault else None), time.monotonic() + _PATIENCE
         while command.poll() is None and time.monotonic() < end:
             if not struck and fault is not None and fault.strike is not None and watch.due():
                 fault.strike(command)
@@ -181,8 +190,11 @@ class Campaign:
         elif fault is not None and command.status in fault.statuses:
             end = "stopped"
         elif fault is not None and command.status == 1 and fault.says:
-            end, error = "stopped", json.loads(command.output)["error"]
-            message = error["message"]
+            try:
+                error = json.loads(command.output)["error"]
+            except ValueError:
+                return "wrong", f"exit status 1 without a result: {text[-300:]}"
+            end, message = "stopped", error["message"]
             kind = getattr(errors, error["type"], None)
             if kind is None or not issubclass(kind, errors.AstrozooError):
                 return "wrong", f"{error['type']} is none of ours: {message}"
@@ -252,7 +264,7 @@ class Campaign:
             data = self._data(home, setting)
             for name, every, keep in (("run", EVERY, 2), ("film", 1, self.steps)):
                 argv = self._argv(setting, data, home / name, every, keep)
-                command = self.starter.start(argv, fresh=name == "run" and bool(self.fresh))
+                command = self.starter.start(argv, fresh=not self._references and name == "run" and bool(self.fresh))
                 if command.wait(_PATIENCE) != 0:
                     raise RuntimeError(f"the run without faults ends with status {command.status}: {command.errors}")
                 result = json.loads(command.output)
@@ -266,55 +278,17 @@ class Campaign:
         self.outcomes.append(outcome)
         if self.verbose:
             row = f"{len(self.outcomes):4d}  {outcome.kind}: {outcome.what} ({outcome.setting}): {outcome.end}"
-            print(f"{row}  {outcome.message}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{row}  {outcome.message}\n")
 
-    def _spoil(self, run: Run, setting: Setting, message: str) -> None:
+    def _blame_last(self, message: str) -> None:
         if not self.outcomes:
             raise RuntimeError(f"a run without faults went wrong: {message}")
         last = self.outcomes[-1]
         last.end, last.message = "wrong", f"after it: {message}"
         if self.verbose:
-            print(f"      the fault before: wrong  {message} ({setting})", file=sys.stderr, flush=True)
-        del run
+            sys.stderr.write(f"      wrong after that: {message}\n")
 
     def _keep(self, run: Run) -> None:
         """Set the remains of a training that went wrong aside, for whoever wants to look."""
         wrong = sum(outcome.end == "wrong" for outcome in self.outcomes)
         shutil.copytree(run.out, self.folder / f"wrong-{wrong:03d}", dirs_exist_ok=True)
-
-
-class _Watch:
-    """Whether the moment of a fault has come, as far as one can see from outside."""
-
-    def __init__(self, out: Path, moment: Moment | None) -> None:
-        self.out, self.moment = out, moment
-        self._since: float | None = None if moment is None or moment.step else time.monotonic()
-
-    def due(self) -> bool:
-        moment = self.moment
-        if moment is None:
-            return False
-        if self._since is None:
-            if self._step() < moment.step:
-                return False
-            self._since = time.monotonic()
-        if moment.amid_save:
-            folders = (self.out / "checkpoints", self.out, self.out / "best", self.out / "last")
-            return any(next(folder.glob(".astrozoo-saving-*"), None) is not None for folder in folders)
-        return time.monotonic() - self._since >= moment.seconds
-
-    def _step(self) -> int:
-        try:
-            with (self.out / "log.jsonl").open("rb") as file:
-                file.seek(max(0, file.seek(0, 2) - 4096))
-                lines = file.read().split(b"\n")
-        except OSError:
-            return 0
-        for line in reversed(lines[:-1]):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if row["event"] == "train":
-                return int(row["step"])
-        return 0

@@ -14,7 +14,8 @@ from pathlib import Path
 
 __all__ = ["Disk", "disk"]
 
-_SIZE = 32 << 20  # of the tmpfs; a training keeps about 1 MB
+_SIZE = 32 << 20  # of the tmpfs; a training keeps a few MB
+_MESSAGE = 4096  # bytes of a file that the process must be able to write, or nobody hears what it says
 
 
 class Disk:
@@ -32,14 +33,20 @@ class Disk:
     def fill(self, process: int | None, free: int) -> None:
         """Leave `free` bytes; of the limit: let the process write files up to that size."""
         if self.kind == "tmpfs":
-            space = os.statvfs(self.folder)
-            room = space.f_bavail * space.f_frsize - free
             with self._ballast.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, max(room, 1))
+                for _ in range(100):
+                    space = os.statvfs(self.folder)
+                    room = space.f_bavail * space.f_frsize - free
+                    try:
+                        os.posix_fallocate(file.fileno(), 0, max(room, 1))
+                    except OSError:  # the run has taken some of it meanwhile
+                        continue
+                    return
         else:
             assert process is not None
             with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(process, resource.RLIMIT_FSIZE, (free, resource.RLIM_INFINITY))
+                limit = max(free, _MESSAGE)
+                resource.prlimit(process, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
     def free(self) -> None:
         """Give the space back; a limit ends with its process."""

@@ -177,6 +177,9 @@ def _damaged_checkpoint(run: Run, _reached: int, draw: random.Random) -> Fault |
     how = draw.choice(("truncated", "altered", "removed"))
     alone = len(run.checkpoints) == 1
 
+    def harm() -> None:
+        weather.damage(file, how, draw)
+
     def restart() -> None:
         run.start = ["--resume", "no"]  # as the message advises
 
@@ -185,7 +188,7 @@ def _damaged_checkpoint(run: Run, _reached: int, draw: random.Random) -> Fault |
         f"{how} {newest.name}/{file.name}{', the only one' if alone else ''}",
         says=rf"all 1 checkpoints in {re.escape(str(newest.parent))} are damaged" if alone else "",
         warns=rf"{newest.name} is damaged",
-        before=lambda: weather.damage(file, how, draw) and None,
+        before=harm,
         mend=restart if alone else None,
     )
 

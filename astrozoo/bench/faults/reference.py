@@ -62,8 +62,8 @@ class Reference:
         for key in ("metrics", "history", "steps", "stopped"):
             if not self._same(result[key], self.result[key]):
                 return f"{key} {result[key]} instead of {self.result[key]}"
-        losses, expected = ([(row["step"], row["loss"]) for row in events(folder, "train")] for folder in (out, self.out))
-        if not self._same(losses, expected):
+        losses, expected = (events(folder, "train") for folder in (out, self.out))
+        if not self._same(*([(row["step"], row["loss"]) for row in rows] for rows in (losses, expected))):
             return "the log holds other steps or losses"
         litter = [path.relative_to(out) for path in out.rglob(".*")]
         return f"{litter[0]} is left behind" if litter else ""

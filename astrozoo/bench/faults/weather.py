@@ -39,15 +39,15 @@ def write(dataset: xr.Dataset, path: Path, storage: str) -> None:
     if storage == "zarr-checksums":
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
-        encoding = {"compressors": [ZstdCodec(), Crc32cCodec()], "chunks": (_CHUNK, 16, 32)}
+        packed = {"compressors": [ZstdCodec(), Crc32cCodec()], "chunks": (_CHUNK, 16, 32)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # consolidated metadata are no part of the format's text yet
-            dataset.to_zarr(new, encoding={name: encoding for name in VARIABLES}, mode="w")
+            dataset.to_zarr(new, encoding=dict.fromkeys(VARIABLES, packed), mode="w")
         shutil.rmtree(path, ignore_errors=True)
     else:
         checked = {"zlib": True, "fletcher32": True, "chunksizes": (_CHUNK, 16, 32)}
-        encoding = checked if storage == "netcdf-checksums" else {}
-        dataset.to_netcdf(new, engine="netcdf4", encoding={name: encoding for name in VARIABLES})
+        names = VARIABLES if storage == "netcdf-checksums" else ()
+        dataset.to_netcdf(new, engine="netcdf4", encoding=dict.fromkeys(names, checked))
     new.rename(path)
 
 
@@ -55,7 +55,8 @@ def damage(path: Path, how: str, draw: random.Random) -> str:
     """Truncate, alter or remove the file (of Zarr: the file of one chunk), in place; says what was done."""
     file = path
     if path.is_dir():
-        file = draw.choice(sorted(item for name in VARIABLES for item in (path / name / "c").rglob("*") if item.is_file()))
+        chunks = (item for name in VARIABLES for item in (path / name / "c").rglob("*"))
+        file = draw.choice(sorted(item for item in chunks if item.is_file()))
     size = file.stat().st_size
     if how == "removed":
         file.unlink()

@@ -44,7 +44,10 @@ def main() -> int:
             return _command(order)
         _answer(child)
         _, status = os.waitpid(child, 0)
-        _answer(os.waitstatus_to_exitcode(status))
+        try:
+            _answer(os.waitstatus_to_exitcode(status))
+        except BrokenPipeError:  # whoever asked has gone
+            os._exit(0)
     return 0
 
 
