@@ -189,6 +189,7 @@ def _resume(trainer: Trainer, resume: Resume) -> None:
     if len(set(reached)) > 1:
         raise TrainingError(f"the processes found checkpoints of steps {reached} in {folder}; they must share a disk.")
     own = found is not None and found.path is not None and found.path.resolve().parent == folder.resolve()
+    runtime.together(lambda: saved.tidy(out))
     aside = runtime.together(lambda: saved.set_aside(out, trainer.step, fresh=not own))
     if aside and runtime.main:
         begin = "starts anew" if found is None else f"goes on from step {trainer.step}"

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -329,3 +330,17 @@ def test_other_values_of_the_same_statistics_refuse_to_resume(tmp_path):
     train(cases.net(), Digested("77aa"), settings(tmp_path))
     with pytest.raises(TrainingError, match="the run has changed: data values val x '77aa' -> '77ab'"):
         train(cases.net(), Digested("77ab"), settings(tmp_path))
+
+
+def test_what_a_killed_run_has_left_half_written_is_removed(data, tmp_path):
+    train(cases.net(), data, settings(tmp_path))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for folder in (tmp_path, tmp_path / "checkpoints", tmp_path / "best", tmp_path / "last"):
+        (folder / f".astrozoo-saving-{socket.gethostname()}-{gone.pid}-0").mkdir()
+        (folder / f".astrozoo-saving-{socket.gethostname()}-{os.getpid()}-0").mkdir()
+    (tmp_path / ".log.jsonl.0123456789ab").write_text("{}")
+    train(cases.net(), data, settings(tmp_path))
+    left = list(tmp_path.rglob(".*"))
+    assert len(left) == 4
+    assert all(f"-{os.getpid()}-" in path.name for path in left)  # of a process that still runs
