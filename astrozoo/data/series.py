@@ -6,6 +6,7 @@ memory, training from files and prediction see the same numbers, bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import weakref
@@ -23,7 +24,7 @@ from astrozoo.data.schema import FieldSchema
 from astrozoo.data.splits import date_of
 from astrozoo.errors import DataError
 
-__all__ = ["LazySeries", "MemorySeries", "Series", "blocks", "make_series", "read"]
+__all__ = ["LazySeries", "MemorySeries", "Series", "blocks", "make_series", "read", "readable"]
 
 _BLOCK_BYTES = 64 << 20
 _LOOKS = 64  # files looked after per batch; of thousands on a network each look would be felt
@@ -53,13 +54,21 @@ def read(fields: xr.Dataset, channels: Sequence[tuple[str, int | None]], member:
 
 
 def _values(variable: xr.DataArray, name: str, fields: xr.Dataset) -> np.ndarray:
-    try:
+    with readable(name, fields):
         if variable.chunks is not None:
             variable = variable.compute(scheduler="synchronous")  # a forked worker has none of its parent's threads
         return np.asarray(variable.values, dtype=np.float64)
-    except (OSError, RuntimeError, ValueError, LookupError, EOFError, zlib.error) as error:  # what codecs raise
+
+
+@contextlib.contextmanager
+def readable(name: str, fields: xr.Dataset) -> Iterator[None]:
+    """Around the reading of a variable: whatever libraries and codecs raise about its file becomes a DataError."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, LookupError, AttributeError, EOFError, zlib.error) as error:
         files = fields.encoding.get("files", ())
-        where = str(files[0]) if len(files) == 1 else str(variable.encoding.get("source", "its file"))
+        known = fields[name].encoding.get("source") if name in fields else None
+        where = files[0] if len(files) == 1 else known or "its file"
         raise DataError(f"variable {name!r} cannot be read from {where} ({error}); is the file complete?") from error
 
 

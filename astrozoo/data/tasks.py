@@ -22,7 +22,7 @@ from astrozoo.data.baselines import baselines_of
 from astrozoo.data.datasets import FieldDataset, collate, condition_rows
 from astrozoo.data.encoding import Standardise, encoding_of
 from astrozoo.data.schema import FieldSchema
-from astrozoo.data.series import Transform, blocks, make_series, read
+from astrozoo.data.series import Transform, blocks, make_series, read, readable
 from astrozoo.data.splits import MemberSplit, TimeSplit, contiguous_runs, date_of
 from astrozoo.data.statistics import RunningMoments
 from astrozoo.errors import ConfigError, DataError
@@ -263,7 +263,9 @@ def _build(
     if in_memory is None:
         in_memory = 3 * sum(fields[name].size for name in variables) * 4 < _memory() / 4
     if in_memory:  # one read serves statistics and series
-        fields = fields.assign({name: fields[name].load() for name in variables})
+        for name in variables:
+            with readable(name, fields):
+                fields = fields.assign({name: fields[name].load()})
     moments, contents = _moments(fields, variables, parts)
     if fill == "error" and not in_memory:  # otherwise the series say so, with the time
         _check_known(inputs, moments, sum(len(steps) for _, steps in parts["train"]))
@@ -454,7 +456,8 @@ def _static(
                 f"static field {name!r} has dims {dict(array.sizes)}, expected lat={lat.size}, "
                 f"lon={lon.size} without time."
             )
-        values = np.asarray(array.transpose("lat", "lon").values, dtype=np.float64)
+        with readable(name, fields):
+            values = np.asarray(array.transpose("lat", "lon").values, dtype=np.float64)
         if not np.isfinite(values).all():
             raise DataError(
                 f"static field {name!r} has {(~np.isfinite(values)).sum()} missing values; fill them first."
@@ -479,7 +482,8 @@ def _condition(
         members = [member for member, _ in train] if "member" in fields[name].dims else []
         seen = fields[name].isel(member=members) if members else fields[name]
         steps = train[0][1]
-        values = np.asarray(seen.isel(time=slice(steps.start, steps.stop)).values, dtype=np.float64)
+        with readable(name, fields):
+            values = np.asarray(seen.isel(time=slice(steps.start, steps.stop)).values, dtype=np.float64)
         if not np.isfinite(values).all():
             raise DataError(f"forcing {name!r} has {(~np.isfinite(values)).sum()} missing values; fill them first.")
         entries.append((name, float(values.mean()), float(values.std()) or 1.0))

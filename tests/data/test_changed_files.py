@@ -97,7 +97,8 @@ def test_damage_of_a_chunk_names_variable_and_file(make_fields, tmp_path):
         task(store, in_memory=False)
 
 
-def test_damage_in_the_test_part_is_found_before_training(make_fields, tmp_path):
+@pytest.mark.parametrize("in_memory", [True, False], ids=["in memory", "read as needed"])
+def test_damage_in_the_test_part_is_found_before_training(make_fields, tmp_path, in_memory):
     file = tmp_path / "fields.nc"
     encoding = {"t2m": {"zlib": True, "fletcher32": True, "chunksizes": (1, 8, 16)}}
     make_fields().to_netcdf(file, encoding=encoding)
@@ -109,4 +110,4 @@ def test_damage_in_the_test_part_is_found_before_training(make_fields, tmp_path)
         stream.seek(place + 20)
         stream.write(bytes(8))
     with pytest.raises(DataError, match=r"'t2m' cannot be read from .*fields\.nc"):
-        task(file, in_memory=False)
+        task(file, in_memory=in_memory)
