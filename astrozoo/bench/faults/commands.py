@@ -1,4 +1,4 @@
-"""Commands under observation: started by fork or afresh, watched, sent signals, and judged by how they ended."""
+"""Commands under observation: started by fork or in an interpreter of their own, watched and sent signals."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Command:
 
     @property
     def errors(self) -> str:
-        """What it has printed on the error output."""
-        return self._errors.read_text(errors="replace")
+        """What it has printed on the error output, without what a library says of objects that the zygote froze."""
+        return self._errors.read_text(errors="replace").partition("nanobind: leaked")[0]
 
 
 class _Fresh(Command):

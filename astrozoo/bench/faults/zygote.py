@@ -10,6 +10,7 @@ and with its exit status when it has ended (negative: the signal that ended it).
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -36,6 +37,8 @@ def main() -> int:
     tasks = Path("/proc/self/task")
     if tasks.is_dir() and len(list(tasks.iterdir())) > 1:
         raise RuntimeError("an import has started a thread, which a forked child would lack.")
+    gc.collect()
+    gc.freeze()  # or each child would write to, and so copy, every page of what was imported, above all at its end
     _answer("ready")
     while line := sys.stdin.readline():
         order = json.loads(line)
@@ -47,8 +50,8 @@ def main() -> int:
         try:
             _answer(os.waitstatus_to_exitcode(status))
         except BrokenPipeError:  # whoever asked has gone
-            os._exit(0)
-    return 0
+            break
+    os._exit(0)  # nothing here is worth an orderly end, and libraries would report what is frozen as leaked
 
 
 def _command(order: dict[str, Any]) -> int:
