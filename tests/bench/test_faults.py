@@ -88,6 +88,8 @@ def said(kind: str, message: str) -> str:
     return json.dumps({"error": {"type": kind, "message": message}})
 
 
+EARLY = 'Traceback (most recent call last):\n  File "<frozen runpy>", line 112\nKeyboardInterrupt\n'
+LATE = 'Traceback (most recent call last):\n  File "astrozoo/cli/app.py", line 84, in main\nKeyboardInterrupt\n'
 FULL = Fault("full disk", "", says="No space left")
 
 
@@ -103,6 +105,8 @@ FULL = Fault("full disk", "", says="No space left")
         (None, Ended(1, said("WeightsError", "No space left")), "exit status 1"),
         (FULL, Ended(None), "hung"),
         (Fault("SIGTERM", "", statuses=(143,)), Ended(143), ""),
+        (Fault("SIGINT", "", statuses=(130,)), Ended(-2, "", EARLY), ""),
+        (Fault("SIGINT", "", statuses=(130,)), Ended(-2, "", LATE), "with a traceback"),
         (Fault("damaged checkpoint", "", warns="is damaged"), Ended(0), "nothing was said about the damage"),
     ],
 )

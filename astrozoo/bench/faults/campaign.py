@@ -26,6 +26,7 @@ __all__ = ["EVERY", "SETTINGS", "Campaign", "Outcome"]
 
 EVERY = 5  # steps between checkpoints
 _PATIENCE = 90.0  # seconds after which a run counts as hung
+_COMMAND = "cli/app.py"  # in a traceback: from here on, what is raised is turned into a message
 _MODEL = {"widths": [16, 32], "depths": [0, 1], "decoder_depths": [1], "strides": [2], "level_strides": [1]}
 
 SETTINGS = tuple(itertools.starmap(Setting, itertools.product(weather.STORAGES, (True, False), (0, 2))))
@@ -179,6 +180,8 @@ class Campaign:
         text = command.errors
         if command.status is None:
             return "wrong", f"hung: {text[-300:]}"
+        if fault is not None and command.status == -signal.SIGINT and fault.kind == "SIGINT" and _COMMAND not in text:
+            return "stopped", "before Python had come to the command"  # which it says with a traceback of its own
         if "Traceback" in text:
             return "wrong", f"exit status {command.status} with a traceback: {text.strip().splitlines()[-1][:300]}"
         if fault is not None and fault.warns and not re.search(fault.warns, text):
