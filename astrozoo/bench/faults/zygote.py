@@ -1,8 +1,8 @@
 """A process that has imported all that training needs and forks into `astrozoo` commands, so that each starts at once.
 
 A fresh command takes seconds to import PyTorch, and a run under hundreds of faults starts hundreds of them. This one
-imports, starts no thread, and then for each order forks a child, which leads a process group of its own and runs
-`astrozoo.cli.main` as `python -m astrozoo` does. What differs from a fresh command is only when the imports happened.
+imports, starts no thread, and then for each order forks a child, which leads a process group of its own and does what
+`python -m astrozoo` does. What differs from a fresh command is only when the imports happened.
 
 Reads one JSON order per line: `argv`, and the files `output` and `errors`. Answers with the child's process number,
 and with its exit status when it has ended (negative: the signal that ended it).
@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,12 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Serve orders until the input ends; in a child, the exit status of its command."""
+    """Serve orders until the input ends."""
     import accelerate  # noqa: F401  imported for the children
     import netCDF4  # noqa: F401
     import torchmetrics  # noqa: F401
     import zarr  # noqa: F401
 
-    import astrozoo.cli.commands.train
     import astrozoo.data
     import astrozoo.models.cube.unet
     import astrozoo.training  # noqa: F401
@@ -44,7 +44,8 @@ def main() -> int:
         order = json.loads(line)
         child = os.fork()
         if child == 0:
-            return _command(order)
+            _command(order)
+            return 0
         _answer(child)
         _, status = os.waitpid(child, 0)
         try:
@@ -54,9 +55,7 @@ def main() -> int:
     os._exit(0)  # nothing here is worth an orderly end, and libraries would report what is frozen as leaked
 
 
-def _command(order: dict[str, Any]) -> int:
-    from astrozoo.cli import main as command
-
+def _command(order: dict[str, Any]) -> None:
     os.setsid()
     for descriptor, path, flags in (
         (0, os.devnull, os.O_RDONLY),
@@ -66,7 +65,8 @@ def _command(order: dict[str, Any]) -> int:
         opened = os.open(path, flags, 0o644)
         os.dup2(opened, descriptor)
         os.close(opened)
-    return command(order["argv"])
+    sys.argv = ["astrozoo", *order["argv"]]
+    runpy.run_module("astrozoo", run_name="__main__", alter_sys=True)  # which exits with the status of the command
 
 
 def _answer(value: object) -> None:
