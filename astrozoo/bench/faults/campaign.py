@@ -88,9 +88,9 @@ class Campaign:
         self.draw.shuffle(deck)
         idle = 0
         while deck:
-            before = len(deck)
+            size = len(deck)
             self._train(deck)
-            idle = idle + 1 if len(deck) == before else 0
+            idle = idle + 1 if len(deck) == size else 0
             if idle == 50:
                 raise RuntimeError(f"none of {sorted(set(deck))} has struck in 50 trainings in a row.")
 
@@ -102,7 +102,7 @@ class Campaign:
         reference = self._reference(setting)
         self.trainings += 1
         run = self._prepare(setting)
-        pending: list[Outcome] = []  # stopped, and not yet known from where the run goes on
+        pending: list[Outcome] = []  # stopped, and not yet known whether the run goes on from its last checkpoint
         reached, kept = 0, 0  # the last step, and that of the last checkpoint, when the run stopped
         groups: list[Command] = []
         while True:
@@ -111,16 +111,17 @@ class Campaign:
             groups.append(command)
             if struck and card is not None:
                 deck.pop(card)
-            lost = None
+            lost, before = None, reached
             for begun in (row["step"] for row in events(run.out, "start") if row["time"] >= self._started):
-                if fault is not None and fault.kind == "damaged checkpoint":
-                    lost = kept - begun  # because of the damage; what was lost before is not
-                for outcome in pending:
-                    outcome.lost, reached = reached - begun - (lost or 0), begun
+                if kept > begun:  # a checkpoint could not be used
+                    damaged = [item for item in pending if item.kind == "damaged checkpoint"]
+                    if fault is not None and fault.kind == "damaged checkpoint":
+                        lost = kept - begun
+                    elif pending:
+                        (damaged or pending)[-1].lost = ((damaged or pending)[-1].lost or 0) + kept - begun
                 pending.clear()
-                reached = begun
-                run.start = []
-            reached = max([row["step"] for row in events(run.out, "train")], default=reached)
+                before, run.start = begun, []
+            reached = max([row["step"] for row in events(run.out, "train")], default=before)
             end, message = self._judge(run, reference, fault if struck else None, command, groups)
             if struck and fault is not None and card is not None:
                 self._note(Outcome(fault.kind, fault.what, str(setting), end, message, lost))
@@ -137,6 +138,8 @@ class Campaign:
             if end != "stopped":
                 return
             kept = int(run.checkpoints[-1].name.removeprefix("step-")) if run.checkpoints else 0
+            if pending and pending[-1].lost is None:
+                pending[-1].lost = max(reached - max(kept, before), 0)
 
     def _next(self, run: Run, reached: int, deck: list[str]) -> tuple[Fault | None, int | None]:
         tried: set[str] = set()

@@ -230,7 +230,7 @@ def _bad_values(run: Run, reached: int, draw: random.Random) -> Fault | None:
         "NaN batch",
         f"{value:g}, {storage}",
         says=rf"({names}) has \d+ missing values|variable ({names}) reaches|Non-finite \w+ .* in step \d+.*"
-        rf"(module '\w|input '|target ')|{re.escape(run.data.name)}|the run has changed: data",
+        rf"(input '|target ')|{re.escape(run.data.name)}|the run has changed: data",
         mend=_restored(run),
     )
 
