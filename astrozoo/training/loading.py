@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from astrozoo.batch import Batch
 from astrozoo.errors import AstrozooError
-from astrozoo.training.order import SeededSamples, leave_signals_to_trainer
+from astrozoo.training.order import SeededSamples, hold_signals, leave_signals_to_trainer
 from astrozoo.training.protocol import Samples
 
 __all__ = ["Batches", "explain_dead_worker"]
@@ -58,12 +58,16 @@ class Batches:
         self._iterator: Any = None
 
     def __iter__(self) -> Iterator[Batch]:
-        self._iterator = iter(self._loader)
+        self._start()
+        while (batch := self._next()) is not None:
+            yield batch
+
+    def _start(self) -> None:
+        with hold_signals():  # a worker is born with them held, and is ready for them when it lets them come
+            self._iterator = iter(self._loader)
         if self._loader.num_workers:
             _open.add(self)
             _keep_deaths()
-        while (batch := self._next()) is not None:
-            yield batch
 
     def _next(self) -> Batch | None:
         if _deaths and (dead := self._dead_worker()):

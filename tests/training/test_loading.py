@@ -123,6 +123,19 @@ def test_a_death_is_raised_where_batches_are_taken_and_nowhere_else():
     assert not _deaths
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_group_spares_a_worker_that_has_just_been_born(number):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    loaded = batches(cases.Samples(5, 0))
+    loaded._start()
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, number)  # as part of its group, long before it has imported its handlers
+    assert [len(loaded._next()) for _ in range(2)] == [2, 1]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    loaded.close()
+    assert multiprocessing.active_children() == []
+
+
 def test_other_errors_are_no_dead_workers():
     assert explain_dead_worker(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
     assert explain_dead_worker(RuntimeError()) is None
