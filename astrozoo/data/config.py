@@ -34,6 +34,7 @@ class DataConfig:
         levels: Levels to keep; empty means all.
         units: Unit by variable to convert to, or to declare.
         engine, chunks, combine, decode_times: As for `astrozoo.data.open_fields`; chunks by dimension.
+        in_memory: Whether to hold the fields in memory; by default when a quarter of it suffices.
         train, val, test: Fractions of the time steps, pairs of dates, or labels of members (see `split_by`).
         split_by: `time` or `member`.
         gap: Time steps left out between the parts of a split by time.
@@ -62,6 +63,7 @@ class DataConfig:
     chunks: Mapping[str, int] | None = None
     combine: str = "auto"
     decode_times: bool = True
+    in_memory: bool | None = None
     split_by: str = "time"
     train: float | tuple[str, ...] = 0.7
     val: float | tuple[str, ...] = 0.15
@@ -121,6 +123,7 @@ class DataConfig:
             "normalize": self.normalize,
             "levels_as": self.levels_as,
             "split": split,
+            "in_memory": self.in_memory,
         }
         names = self.inputs or None
         if self.task == "forecast":

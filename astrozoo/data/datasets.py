@@ -15,7 +15,7 @@ from astrozoo.batch import Batch
 from astrozoo.batch import collate as collate_samples
 from astrozoo.data.encoding import Encoding
 from astrozoo.data.schema import FieldSchema
-from astrozoo.data.series import Series
+from astrozoo.data.series import Series, readable
 from astrozoo.errors import DataError
 
 __all__ = ["FieldDataset", "collate", "condition_rows"]
@@ -124,7 +124,8 @@ def condition_rows(fields: xr.Dataset, entries: Sequence[tuple[str, float, float
             continue
         values = fields[name]
         values = values.transpose("member", "time") if "member" in values.dims else values.expand_dims(member=members)
-        column = (np.asarray(values.values, dtype=np.float64).reshape(members * steps) - mean) / std
+        with readable(name, fields):
+            column = (np.asarray(values.values, dtype=np.float64).reshape(members * steps) - mean) / std
         if not np.isfinite(column).all():
             raise DataError(f"forcing {name!r} has {(~np.isfinite(column)).sum()} missing values; fill them first.")
         columns.append(column)

@@ -95,6 +95,7 @@ def open_fields(
     fields = fields.transpose(*[dim for dim in DIMS if dim in fields.dims], ...)
     if isinstance(chunks, str) or chunks:
         fields = fields.chunk(chunks if isinstance(chunks, str) else dict(chunks))
+    fields.encoding["files"] = tuple(map(str, files)) if not isinstance(paths, xr.Dataset) else ()
     return fields
 
 
@@ -140,7 +141,7 @@ def _open(file: Path, engine: str | None, decode_times: bool) -> xr.Dataset:
         raise BackendUnavailableError(
             f"{file} needs a package that is not installed ({error}); run: pip install 'astrozoo[data]'"
         ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, IndexError, EOFError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         reason = reason.partition(". Consider explicitly")[0]  # xarray's advice, whose links stand on further lines
         if "decode time" in reason:

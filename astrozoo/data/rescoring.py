@@ -53,6 +53,6 @@ def rescoring_task(
     else:
         rule = {key: value for key, value in known.split.items() if key != "periods"}  # what it came to in training
         parts = split_from_dict(rule).blocks(times, members or [""])
-    moments = _moments(fields, list(known.targets), parts["train"])
+    moments, _ = _moments(fields, list(known.targets), {"train": parts["train"]})
     climatology = {name: moments[name].climatology() for name in known.targets}
     return FieldTask(_datasets(fields, known, parts, members, in_memory=False), known, climatology)

@@ -6,9 +6,13 @@ memory, training from files and prediction see the same numbers, bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import weakref
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +24,10 @@ from astrozoo.data.schema import FieldSchema
 from astrozoo.data.splits import date_of
 from astrozoo.errors import DataError
 
-__all__ = ["LazySeries", "MemorySeries", "Series", "blocks", "make_series", "read"]
+__all__ = ["LazySeries", "MemorySeries", "Series", "blocks", "make_series", "read", "readable"]
 
 _BLOCK_BYTES = 64 << 20
+_LOOKS = 64  # files looked after per batch; of thousands on a network each look would be felt
 
 Transform = Callable[[np.ndarray], np.ndarray]
 """`[time, var, level, lat, lon]` float64 in physical units -> float32 for the model."""
@@ -42,19 +47,29 @@ def read(fields: xr.Dataset, channels: Sequence[tuple[str, int | None]], member:
         variable = variable.isel(time=steps)
         if "level" in variable.dims:
             variable = variable.isel(level=slice(None) if level is None else slice(level, level + 1))
-        else:
-            variable = variable.expand_dims("level")
-        arrays.append(_values(variable.transpose("time", "level", "lat", "lon"), name))
+        dims = [dim for dim in ("time", "level", "lat", "lon") if dim in variable.dims]
+        values = _values(variable.transpose(*dims), name, fields)
+        arrays.append(values if "level" in dims else values[:, None])
     return np.stack(arrays, axis=1)
 
 
-def _values(variable: xr.DataArray, name: str) -> np.ndarray:
-    try:
+def _values(variable: xr.DataArray, name: str, fields: xr.Dataset) -> np.ndarray:
+    with readable(name, fields):
         if variable.chunks is not None:
             variable = variable.compute(scheduler="synchronous")  # a forked worker has none of its parent's threads
         return np.asarray(variable.values, dtype=np.float64)
-    except (OSError, RuntimeError, IndexError, ValueError) as error:
-        raise DataError(f"variable {name!r} cannot be read from its file ({error}); is the file complete?") from error
+
+
+@contextlib.contextmanager
+def readable(name: str, fields: xr.Dataset) -> Iterator[None]:
+    """Around the reading of a variable: whatever libraries and codecs raise about its file becomes a DataError."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, LookupError, AttributeError, EOFError, zlib.error) as error:
+        files = fields.encoding.get("files", ())
+        known = fields[name].encoding.get("source") if name in fields else None
+        where = files[0] if len(files) == 1 else known or "its file"
+        raise DataError(f"variable {name!r} cannot be read from {where} ({error}); is the file complete?") from error
 
 
 def blocks(fields: xr.Dataset, names: Sequence[str], steps: range) -> Iterator[slice]:
@@ -89,6 +104,9 @@ class LazySeries:
         self.names = tuple(names)
         self.transform = transform
         self.checked = checked
+        self.files = tuple(map(Path, fields.encoding.get("files", ())))
+        self.states = tuple(map(_state, self.files))
+        self._looked = 0
         _LAZY.add(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,7 +124,28 @@ class LazySeries:
             if self.checked:
                 _Missing(self.fields, self.schema, self.names).check(raw, slice(step, step + 1)).stop()
             fields.append(torch.from_numpy(self.transform(raw)))
+        self._check_files()
         return torch.cat(fields)[places]
+
+    def _check_files(self) -> None:
+        """After reading, so that what has been read is what was there before."""
+        first, end = self._looked, self._looked + _LOOKS
+        self._looked = end if end < len(self.files) else 0
+        for file, state in zip(self.files[first:end], self.states[first:end], strict=True):
+            if _state(file) != state:
+                raise DataError(
+                    f"{file} was changed or replaced while it was being read, so batches are no longer of the data "
+                    "that the statistics are of. Put the file back, or start anew with the new one."
+                )
+
+
+def _state(file: Path) -> tuple[int, ...] | None:
+    """What changes when a file is written to or replaced; of a folder (Zarr) nothing, as it grows in good order."""
+    try:
+        status = file.stat()
+    except OSError:
+        return ()
+    return (status.st_ino, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 Series = MemorySeries | LazySeries

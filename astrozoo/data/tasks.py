@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from astrozoo.data.baselines import baselines_of
 from astrozoo.data.datasets import FieldDataset, collate, condition_rows
 from astrozoo.data.encoding import Standardise, encoding_of
 from astrozoo.data.schema import FieldSchema
-from astrozoo.data.series import Transform, blocks, make_series, read
+from astrozoo.data.series import Transform, blocks, make_series, read, readable
 from astrozoo.data.splits import MemberSplit, TimeSplit, contiguous_runs, date_of
 from astrozoo.data.statistics import RunningMoments
 from astrozoo.errors import ConfigError, DataError
@@ -48,6 +49,7 @@ class FieldTask:
         datasets: Mapping[str, FieldDataset | None],
         schema: FieldSchema,
         climatology: Mapping[str, np.ndarray],
+        contents: Mapping[str, str] | None = None,
     ) -> None:
         train = datasets["train"]
         if train is None:
@@ -57,6 +59,7 @@ class FieldTask:
         self.test = datasets["test"]
         self.field_schema = schema
         self.climatology = dict(climatology)
+        self._contents = dict(contents or {})
         self._baselines: dict[str, Callable[[Batch], Tensor]] | None = None
 
     def collate(self, samples: Sequence[Batch] | Batch) -> Batch:
@@ -83,6 +86,10 @@ class FieldTask:
     def schema(self) -> dict[str, Any]:
         """JSON-able values to save with the model."""
         return self.field_schema.to_dict()
+
+    def contents(self) -> dict[str, str]:
+        """Digests of the values in each part, by part and variable: what tells whether files have changed."""
+        return dict(self._contents)
 
     def baselines(self) -> dict[str, Callable[[Batch], Tensor]]:
         """Forecasts without a model, as functions from a batch to what a model would return."""
@@ -260,8 +267,10 @@ def _build(
     if in_memory is None:
         in_memory = 3 * sum(fields[name].size for name in variables) * 4 < _memory() / 4
     if in_memory:  # one read serves statistics and series
-        fields = fields.assign({name: fields[name].load() for name in variables})
-    moments = _moments(fields, variables, parts["train"])
+        for name in variables:
+            with readable(name, fields):
+                fields = fields.assign({name: fields[name].load()})
+    moments, contents = _moments(fields, variables, parts)
     if fill == "error" and not in_memory:  # otherwise the series say so, with the time
         _check_known(inputs, moments, sum(len(steps) for _, steps in parts["train"]))
     lat, lon = (np.array(fields[dim].values, dtype=np.float64) for dim in ("lat", "lon"))
@@ -293,7 +302,9 @@ def _build(
         calendar=str(fields["time"].dt.calendar) if fields["time"].dtype.kind in "MO" else "",
     )
     datasets = _datasets(fields, schema, parts, members, in_memory)
-    return FieldTask(datasets, schema, {name: moments[name].climatology() for name in targets})
+    for name in set(condition) - set(_CYCLES):
+        contents[name] = _digest(np.asarray(fields[name].values, dtype=np.float64))
+    return FieldTask(datasets, schema, {name: moments[name].climatology() for name in targets}, contents)
 
 
 def _datasets(
@@ -341,15 +352,31 @@ def _datasets(
 
 
 def _moments(
-    fields: xr.Dataset, variables: Sequence[str], train: Sequence[tuple[int, range]]
-) -> dict[str, RunningMoments]:
-    moments = {}
-    for name in variables:
-        moments[name] = RunningMoments(name)
-        for member, steps in train:
-            for block in blocks(fields, [name], steps):
-                moments[name].update(read(fields, [(name, None)], member, block)[:, 0])
-    return moments
+    fields: xr.Dataset, variables: Sequence[str], parts: Mapping[str, list[tuple[int, range]]]
+) -> tuple[dict[str, RunningMoments], dict[str, str]]:
+    """Statistics over the training part, and the sha256 of what is in each part, which has to be read for that.
+
+    Reading all of it once also finds a damaged file now, not when the first evaluation comes to the place.
+    """
+    moments = {name: RunningMoments(name) for name in variables}
+    contents: dict[str, str] = {}
+    for part, owned in parts.items():
+        for name in variables:
+            digests = []
+            for member, steps in owned:
+                for block in blocks(fields, [name], steps):
+                    values = read(fields, [(name, None)], member, block)[:, 0]
+                    digests.append(_digest(values))
+                    if part == "train":
+                        moments[name].update(values)
+            if owned:
+                contents[f"{part} {name}"] = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    return moments, contents
+
+
+def _digest(values: np.ndarray) -> str:
+    """The same for the same float64 values on any machine."""
+    return hashlib.sha256(np.ascontiguousarray(values, dtype="<f8")).hexdigest()[:16]
 
 
 def _grid_variables(fields: xr.Dataset) -> list[str]:
@@ -433,7 +460,8 @@ def _static(
                 f"static field {name!r} has dims {dict(array.sizes)}, expected lat={lat.size}, "
                 f"lon={lon.size} without time."
             )
-        values = np.asarray(array.transpose("lat", "lon").values, dtype=np.float64)
+        with readable(name, fields):
+            values = np.asarray(array.transpose("lat", "lon").values, dtype=np.float64)
         if not np.isfinite(values).all():
             raise DataError(
                 f"static field {name!r} has {(~np.isfinite(values)).sum()} missing values; fill them first."
@@ -458,7 +486,8 @@ def _condition(
         members = [member for member, _ in train] if "member" in fields[name].dims else []
         seen = fields[name].isel(member=members) if members else fields[name]
         steps = train[0][1]
-        values = np.asarray(seen.isel(time=slice(steps.start, steps.stop)).values, dtype=np.float64)
+        with readable(name, fields):
+            values = np.asarray(seen.isel(time=slice(steps.start, steps.stop)).values, dtype=np.float64)
         if not np.isfinite(values).all():
             raise DataError(f"forcing {name!r} has {(~np.isfinite(values)).sum()} missing values; fill them first.")
         entries.append((name, float(values.mean()), float(values.std()) or 1.0))

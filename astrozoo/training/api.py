@@ -18,6 +18,7 @@ from astrozoo.training import checkpoint as saved
 from astrozoo.training.autobatch import settle
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.evaluation import evaluate_baselines, score_model
+from astrozoo.training.loading import explain_dead_worker
 from astrozoo.training.memory import explain_out_of_memory, held_bytes
 from astrozoo.training.protocol import overrides_of, schema_of, split_of
 from astrozoo.training.records import Interrupt, Recorder
@@ -75,6 +76,10 @@ def train(
             _resume(trainer, found)
             return _run(trainer, callbacks, settled.record)
         except (RuntimeError, MemoryError) as error:
+            if (explained := explain_dead_worker(error)) is not None:
+                raise TrainingError(
+                    f"{explained} Checkpoints in {out} are intact; the same call goes on from the last."
+                ) from error
             held = held_bytes(trainer) if trainer is not None else 0
             explained = explain_out_of_memory(error, model, data, settled.config, runtime, held=held)
             if explained is None:
@@ -163,9 +168,13 @@ def _result(trainer: Trainer, stopped: str, last: Path) -> TrainResult:
 
 
 def _load_weights(trainer: Trainer, folder: Path) -> None:
-    from astrozoo.weights import read_tensors
+    from astrozoo.weights.files import read_tensors
+    from astrozoo.weights.load import read_saved, weight_files
+    from astrozoo.weights.sources import LocalPlace
 
-    tensors = {name: item for file in sorted(folder.glob("*.safetensors")) for name, item in read_tensors(file).items()}
+    place = LocalPlace(folder)  # finds what a save that was killed amid its commit has left: the new files, all of them
+    files = weight_files(place, read_saved(place)).paths
+    tensors = {name: item for file in files.values() for name, item in read_tensors(file).items()}
     saved.load_tensors(trainer.model.state_dict(), tensors, "weights")
 
 
@@ -211,6 +220,7 @@ def _resume(trainer: Trainer, found: saved.Checkpoint | None) -> None:
     if len(set(reached)) > 1:
         raise TrainingError(f"the processes found checkpoints of steps {reached} in {folder}; they must share a disk.")
     own = found is not None and found.path is not None and found.path.resolve().parent == folder.resolve()
+    runtime.together(lambda: saved.tidy(out))
     aside = runtime.together(lambda: saved.set_aside(out, trainer.step, fresh=not own))
     if aside and runtime.main:
         begin = "starts anew" if found is None else f"goes on from step {trainer.step}"

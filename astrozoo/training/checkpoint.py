@@ -40,6 +40,7 @@ __all__ = [
     "rng_state",
     "set_aside",
     "set_rng_state",
+    "tidy",
     "full_tensors",
     "write_checkpoint",
 ]
@@ -84,6 +85,14 @@ def set_aside(out: Path, after: int, *, fresh: bool) -> list[Path]:
             path.rename(aside / path.name)
         moved.append(aside)
     return moved + [path.rename(path.with_name(f"{path.stem}-before-{number}{path.suffix}")) for path in old]
+
+
+def tidy(out: Path) -> None:
+    """Remove what killed processes have left half-written in the folder of a run; each may be as large as the state."""
+    for folder in (out, out / "checkpoints", out / "best", out / "last"):
+        remove_abandoned(folder)
+    for file in out.glob(".log.jsonl.*"):
+        file.unlink(missing_ok=True)
 
 
 def _trained_beyond(model: Path, step: int) -> bool:

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from astrozoo import objectives
 from astrozoo.batch import Batch
-from astrozoo.errors import ConfigError, DataError
+from astrozoo.errors import ConfigError, DataError, TrainingError
 from astrozoo.module import ZooModel
-from astrozoo.training.order import SeededSamples, leave_signals_to_trainer
+from astrozoo.training.loading import Batches, explain_dead_worker
 from astrozoo.training.protocol import Samples, baselines_of, collate_of, metrics_of, split_of
 from astrozoo.training.runtime import LossModule, Runtime, mover
 from astrozoo.weights.load import usable_device
@@ -43,7 +42,8 @@ def evaluate(
 
     Raises:
         ConfigError: The batch size is no positive number, or there is no such device.
-        DataError: The data have no such split.
+        DataError: The data have no such split, or cannot be read.
+        TrainingError: A process that loads data has died.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; expected a whole number above 0.")
@@ -58,7 +58,13 @@ def evaluate(
         raise DataError(f"{type(data).__name__} has no split {split!r}; it has {_splits(data)}.")
     if device is not None:
         model.to(device)
-    return score_model(LossModule(model), samples, data, batch_size=batch_size, num_workers=num_workers)
+    try:
+        return score_model(LossModule(model), samples, data, batch_size=batch_size, num_workers=num_workers)
+    except RuntimeError as error:
+        explained = explain_dead_worker(error)
+        if explained is None:
+            raise
+        raise TrainingError(explained) from error
 
 
 def evaluate_baselines(data: Any, samples: Samples, model: ZooModel, *, batch_size: int) -> dict[str, dict[str, float]]:
@@ -102,13 +108,14 @@ def score_model(
     with _fixed_generators(model.device), torch.no_grad():
         model.eval()
         try:
-            for index, batch in enumerate(_batches(samples, data, batch_size, num_workers, mine)):
-                batch = move(batch)
-                predicted = scores.shared_loss or scores.metrics["model"] is not None
-                outputs = loss(batch, True) if predicted else None
-                own = None if scores.shared_loss else loss(batch)["loss"].item()
-                if index * processes + rank < count:
-                    scores.update({"model": _float(outputs)}, batch, {"model": own})
+            with _batches(samples, data, batch_size, num_workers, mine) as batches:
+                for index, batch in enumerate(batches):
+                    batch = move(batch)
+                    predicted = scores.shared_loss or scores.metrics["model"] is not None
+                    outputs = loss(batch, True) if predicted else None
+                    own = None if scores.shared_loss else loss(batch)["loss"].item()
+                    if index * processes + rank < count:
+                        scores.update({"model": _float(outputs)}, batch, {"model": own})
         finally:
             model.train(training)
     return scores.compute(runtime)["model"]
@@ -146,17 +153,9 @@ class _Scores:
         return result
 
 
-def _batches(samples: Samples, data: Any, size: int, workers: int, indices: Any) -> Iterator[Batch]:
-    chunks = [range(index * size, min((index + 1) * size, len(samples))) for index in indices]
-    loader: DataLoader[Batch] = DataLoader(
-        SeededSamples(samples),  # type: ignore[arg-type]
-        batch_sampler=[list(chunk) for chunk in chunks],
-        collate_fn=collate_of(data),
-        num_workers=workers,
-        worker_init_fn=leave_signals_to_trainer,
-        generator=torch.Generator(),
-    )
-    return iter(loader)
+def _batches(samples: Samples, data: Any, size: int, workers: int, indices: Any) -> Batches:
+    chunks = [list(range(index * size, min((index + 1) * size, len(samples)))) for index in indices]
+    return Batches(samples, collate_of(data), chunks, workers=workers)
 
 
 @contextlib.contextmanager

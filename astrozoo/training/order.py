@@ -6,6 +6,7 @@ that any number of processes and micro-batches sees the same samples in the same
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +16,9 @@ import numpy as np
 from astrozoo.batch import Batch
 from astrozoo.errors import ConfigError, DataError
 
-__all__ = ["Chunk", "DataOrder", "SeededSamples", "leave_signals_to_trainer"]
+__all__ = ["Chunk", "DataOrder", "SeededSamples", "hold_signals", "leave_signals_to_trainer"]
+
+_HELD = (signal.SIGINT, signal.SIGTERM)
 
 
 class Chunk(list[int]):
@@ -107,6 +110,19 @@ class SeededSamples:
         return together(chunk) if together is not None else [self.samples[index] for index in chunk]
 
 
+@contextlib.contextmanager
+def hold_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block ends; what is forked in it holds them until it is ready for them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where no group of processes gets them
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_signals_to_trainer(_worker: int) -> None:
     """Let a worker process outlive the Ctrl-C or SIGTERM that a whole group gets: the trainer still needs its batches.
 
@@ -114,6 +130,8 @@ def leave_signals_to_trainer(_worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _frame: signal.signal(number, signal.SIG_DFL))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
 
 
 def _seed_worker(seed: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "TrainingData",
     "baselines_of",
     "collate_of",
+    "contents_of",
     "metrics_of",
     "overrides_of",
     "schema_of",
@@ -56,6 +57,8 @@ class TrainingData(Protocol):
         collate(samples) -> Batch: `astrozoo.batch.collate`.
         model_overrides() -> dict: Fields of the model's configuration that the data decide. Default none.
         schema() -> dict: How raw data become inputs, JSON-able; saved as `model.preprocessing`.
+        contents() -> dict[str, str]: Digests of the values by names of their parts, such as `{"train x": "5f2c"}`. A
+            run is continued only with the same ones. Default none.
         baselines() -> dict[str, callable]: `Batch -> outputs` of what needs no training, such as persistence.
         new_metrics() -> Metrics: Scores in physical units. Without it the validation loss decides.
     """
@@ -109,6 +112,11 @@ def _is_loader(data: Any) -> bool:
 def schema_of(data: Any) -> dict[str, Any] | None:
     """How raw data become inputs, or None."""
     return data.schema() if hasattr(data, "schema") else None
+
+
+def contents_of(data: Any) -> Mapping[str, str]:
+    """Digests of the values of the data, by part; empty where the data have none."""
+    return data.contents() if hasattr(data, "contents") else {}
 
 
 def overrides_of(data: Any) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from astrozoo.batch import Batch
 __all__ = ["LAG", "LaggedCheck", "diagnose", "first_non_finite"]
 
 LAG = 2  # steps between a step and the look at what it gave
+_ABSURD = 1e12  # of a value that a model sees, in whatever unit
 
 
 class LaggedCheck:
@@ -75,7 +76,9 @@ def diagnose(model: nn.Module, loss: Callable[[Batch], dict[str, Tensor]], batch
         inputs = inputs or first_non_finite(batch.inputs)
         sentence = _watch(model, loss, batch)
         if sentence:
-            return f"the input {inputs}; clean the data or mark gaps as the model expects" if inputs else sentence
+            if inputs:
+                return f"the input {inputs}; clean the data or mark gaps as the model expects"
+            return sentence + (_absurd("input", batch.inputs) or _absurd("target", batch.targets))
         infinite = {name: item[torch.isinf(item)] for name, item in batch.targets.items() if item.is_floating_point()}
         for name, values in infinite.items():
             if values.numel():
@@ -83,6 +86,14 @@ def diagnose(model: nn.Module, loss: Callable[[Batch], dict[str, Tensor]], batch
     if inputs:
         return f"the input {inputs}; clean the data or mark gaps as the model expects"
     return "a second run of the same batch was finite, so it depends on random numbers (dropout) or on the loss scale"
+
+
+def _absurd(kind: str, tensors: dict[str, Tensor]) -> str:
+    """What to add about values that no model was made for, such as a fill value that a file does not declare."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and (largest := float(tensor.nan_to_num().abs().max())) > _ABSURD:
+            return f"; the {kind} {name!r} reaches {largest:.3g}, which looks like a fill value: clean the data"
+    return ""
 
 
 def _watch(model: nn.Module, loss: Callable[[Batch], dict[str, Tensor]], batch: Batch) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from astrozoo.errors import TrainingError
 from astrozoo.training import checkpoint as saved
-from astrozoo.training.protocol import schema_of
+from astrozoo.training.protocol import contents_of, schema_of
 
 if TYPE_CHECKING:
     from astrozoo.training.trainer import Trainer
@@ -101,6 +101,7 @@ def fingerprint(trainer: Trainer) -> dict[str, Any]:
         "model config": asdict(trainer.model.config),
         "data": _condensed(schema_of(trainer.data) or {}),
         "optim.name": trainer.config.optim.name.lower(),
+        "data values": dict(contents_of(trainer.data)),
         "samples": trainer.order.length,
         "batch_size": trainer.order.batch_size,
         "seed": trainer.order.seed,

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from astrozoo.batch import Batch
 from astrozoo.errors import TrainingError
@@ -24,8 +23,9 @@ from astrozoo.training import checkpoint as saved
 from astrozoo.training import state
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.evaluation import score_model
+from astrozoo.training.loading import Batches
 from astrozoo.training.optim import Ema, build_optimizer, clip_gradients, learning_rate, local
-from astrozoo.training.order import DataOrder, SeededSamples, leave_signals_to_trainer
+from astrozoo.training.order import DataOrder, SeededSamples
 from astrozoo.training.protocol import collate_of, metrics_of, split_of
 from astrozoo.training.records import Interrupt, Recorder
 from astrozoo.training.runtime import Runtime, mover, seed_everything, wrap
@@ -73,15 +73,8 @@ class Trainer:
         fp16 = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(runtime.device.type) if fp16 else None
         self.lagged = LaggedCheck() if runtime.device.type == "cuda" else None
-        self.loader: DataLoader[Batch] = DataLoader(
-            SeededSamples(samples),  # type: ignore[arg-type]
-            batch_sampler=self.order,
-            collate_fn=collate_of(data),
-            num_workers=config.num_workers,
-            worker_init_fn=leave_signals_to_trainer,
-            persistent_workers=config.num_workers > 0,
-            pin_memory=runtime.device.type == "cuda",
-            generator=torch.Generator(),
+        self.batches = Batches(
+            samples, collate_of(data), self.order, workers=config.num_workers, pin=runtime.device.type == "cuda"
         )
         self.move: Callable[[Batch], Batch] | None = mover(model, runtime.device)
         self._checked_batch = False
@@ -190,12 +183,13 @@ class Trainer:
         self._logged_step = self.step
         patience = self.config.evaluation.patience
         reason = "early stopping" if patience and self.worse >= patience else None  # of the run that is continued
-        while reason is None and self.step < self.steps:
-            self.order.epoch, self.order.start = self.epoch, self.epoch_step
-            epoch, batches = self.epoch, iter(self.loader)
-            while reason is None and self.step < self.steps and self.epoch == epoch:
-                self._step(batches)
-                reason = self._after_step(interrupt, callbacks)
+        with self.batches:
+            while reason is None and self.step < self.steps:
+                self.order.epoch, self.order.start = self.epoch, self.epoch_step
+                epoch, batches = self.epoch, iter(self.batches)
+                while reason is None and self.step < self.steps and self.epoch == epoch:
+                    self._step(batches)
+                    reason = self._after_step(interrupt, callbacks)
         if self.saved_step != self.step:
             self.save()
         return reason or "finished"
@@ -203,9 +197,10 @@ class Trainer:
     def rehearse(self, steps: int) -> None:
         """Take steps on the first samples and keep no record of them, to find out what they need."""
         self.model.train()
-        for _ in range(steps):
-            self.order.epoch = self.order.start = self.epoch_step = 0
-            self._step(iter(self.loader))
+        with self.batches:
+            for _ in range(steps):
+                self.order.epoch = self.order.start = self.epoch_step = 0
+                self._step(iter(self.batches))
         self._check_lagged(wait=True)
 
     def _after_step(self, interrupt: Interrupt, callbacks: Sequence[Callback]) -> str | None:

@@ -15,7 +15,8 @@ from astrozoo.errors import ConfigError
 from astrozoo.training import TrainConfig, train
 from astrozoo.training import checkpoint as saved
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+PLACES = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PLACES)}
 
 
 def free_port() -> int:

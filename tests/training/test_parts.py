@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from astrozoo.batch import Batch
 from astrozoo.errors import ConfigError, DataError
 from astrozoo.training.config import OptimConfig, ScheduleConfig
 from astrozoo.training.optim import Ema, build_optimizer, clip_gradients, learning_rate
 from astrozoo.training.order import DataOrder
+from astrozoo.training.sentinel import diagnose
 
 # -- order -------------------------------------------------------------------------------------------------------------
 
@@ -136,3 +138,13 @@ def test_average_of_weights_follows_its_formula_and_gives_them_back():
     with ema.applied():
         torch.testing.assert_close(model.weight.detach(), expected)
     assert torch.equal(model.weight, own)
+
+
+def test_an_absurd_input_is_named_beside_the_module_that_it_overflows():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
+    batch = Batch({"x": torch.tensor([[1.0, 2.0, 3e30]])}, {"y": torch.zeros(1, 3)})
+    found = diagnose(model, lambda batch: {"loss": model(batch.inputs["x"]).sum()}, [batch])
+    assert found.startswith(
+        "the first bad module is '1' (LayerNorm): non-finite output from finite inputs; the input 'x'"
+    )
+    assert "reaches 3e+30, which looks like a fill value" in found

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -298,3 +299,48 @@ def test_run_that_stopped_early_stays_stopped(data, tmp_path):
     config = settings(tmp_path, max_steps=50, evaluation={"every": 2, "patience": 2, "min_delta": 1e9})
     first, second = (train(cases.net(), data, config) for _ in range(2))
     assert (second.stopped, second.steps) == ("early stopping", first.steps)
+
+
+def test_run_killed_amid_the_commit_of_its_best_model_still_scores_with_that(data, tmp_path):
+    whole = train(cases.net(), data, settings(tmp_path))
+    weights = {name: item.clone() for name, item in whole.model.state_dict().items()}
+    best = tmp_path / "best"
+    # What a kill leaves between the rename that commits the new files and their moves: the old ones beside them.
+    (best / ".astrozoo-committed").mkdir()
+    for file in [path for path in best.iterdir() if path.is_file()]:
+        content = file.read_bytes()
+        file.rename(best / ".astrozoo-committed" / file.name)
+        file.write_bytes(content[:-4] + bytes(4) if file.suffix == ".safetensors" else content)
+    again = train(cases.net(), data, settings(tmp_path))
+    assert again.metrics == whole.metrics
+    for name, item in again.model.state_dict().items():
+        assert torch.equal(item, weights[name]), name
+
+
+def test_other_values_of_the_same_statistics_refuse_to_resume(tmp_path):
+    class Digested(cases.Line):
+        def __init__(self, digest: str) -> None:
+            super().__init__()
+            self.digest = digest
+
+        def contents(self):
+            return {"train x": "5f2c", "val x": self.digest}
+
+    train(cases.net(), Digested("77aa"), settings(tmp_path))
+    train(cases.net(), Digested("77aa"), settings(tmp_path))
+    with pytest.raises(TrainingError, match="the run has changed: data values val x '77aa' -> '77ab'"):
+        train(cases.net(), Digested("77ab"), settings(tmp_path))
+
+
+def test_what_a_killed_run_has_left_half_written_is_removed(data, tmp_path):
+    train(cases.net(), data, settings(tmp_path))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for folder in (tmp_path, tmp_path / "checkpoints", tmp_path / "best", tmp_path / "last"):
+        (folder / f".astrozoo-saving-{socket.gethostname()}-{gone.pid}-0").mkdir()
+        (folder / f".astrozoo-saving-{socket.gethostname()}-{os.getpid()}-0").mkdir()
+    (tmp_path / ".log.jsonl.0123456789ab").write_text("{}")
+    train(cases.net(), data, settings(tmp_path))
+    left = list(tmp_path.rglob(".*"))
+    assert len(left) == 4
+    assert all(f"-{os.getpid()}-" in path.name for path in left)  # of a process that still runs

@@ -163,6 +163,7 @@ class Spoilt(cases.Samples):
         ("inputs", float("nan"), "the input 'x' holds NaN"),
         ("inputs", float("inf"), "the input 'x' holds infinity"),
         ("targets", float("inf"), "the objective made of their outputs is inf"),
+        ("targets", -3e30, r"; the target 'y' reaches 3e\+30, which looks like a fill value"),
     ],
 )
 def test_bad_data_stop_training_and_are_named(part, value, message, tmp_path):

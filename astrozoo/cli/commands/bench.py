@@ -25,6 +25,7 @@ BENCHMARKS = {
     "attention": "Attentions against kernels, naive attention and other libraries: speed, memory, error, cost.",
     "accel": "Array kernels against the libraries one would otherwise use.",
     "fields": "Every family of cubes on real fields, against baselines and other libraries.",
+    "faults": "The trainer under random faults: kills, full disks, damaged files, NaN, dead workers.",
     "cube": "cube_unet against MONAI's U-Nets: throughput, memory, skill.",
 }
 
