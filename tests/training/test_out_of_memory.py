@@ -155,18 +155,18 @@ def test_running_out_in_the_evaluation_loses_nothing(tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_AS")
 def test_a_process_that_really_runs_out_ends_with_status_1_and_goes_on_with_what_it_advised(tmp_path):
     lat, lon = np.linspace(-88, 88, 64), np.arange(128) * 2.8125
-    values = np.random.default_rng(0).standard_normal((60, 64, 128)).astype("float32")
+    values = np.random.default_rng(0).standard_normal((100, 64, 128)).astype("float32")
     xr.Dataset(
         {"tas": (("time", "lat", "lon"), values, {"units": "K"})},
         coords={
-            "time": np.datetime64("2000-01-01", "ns") + np.arange(60) * np.timedelta64(1, "D"),
+            "time": np.datetime64("2000-01-01", "ns") + np.arange(100) * np.timedelta64(1, "D"),
             "lat": ("lat", lat, {"units": "degrees_north"}),
             "lon": ("lon", lon, {"units": "degrees_east"}),
         },
     ).to_netcdf(tmp_path / "tas.nc")
     flags = [
         "model.widths=[16,16]", "model.depths=[1,1]", "model.decoder_depths=[1]", "model.strides=[2]",
-        "model.level_strides=[1]", "model.dropout=0.0", "batch_size=36", "max_steps=4", "device=cpu",
+        "model.level_strides=[1]", "model.dropout=0.0", "batch_size=30", "max_steps=4", "device=cpu",
         "checkpoint.every=2",
     ]  # fmt: skip
 
@@ -183,12 +183,12 @@ def test_a_process_that_really_runs_out_ends_with_status_1_and_goes_on_with_what
 
     failed = command(3, ROOM)
     assert failed.returncode == 1, failed.stderr
-    assert "Out of memory on cpu with 36 samples per forward pass" in failed.stderr
+    assert "Out of memory on cpu with 30 samples per forward pass" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert checkpoint_of(tmp_path / "run").state["step"] == 3
     advised = re.search(r"accumulate=(\d+), with the same batch_size and result", failed.stderr)
     assert advised, failed.stderr
-    assert 1 < int(advised[1]) <= 36
+    assert 1 < int(advised[1]) <= 30
 
     resumed = command(0, ROOM, f"accumulate={advised[1]}")
     assert resumed.returncode == 0, resumed.stderr
