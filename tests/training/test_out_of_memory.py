@@ -23,7 +23,7 @@ from astrozoo.training import checkpoint as saved
 from astrozoo.training.trainer import Trainer
 
 STEPS, BATCH = 9, 4
-ROOM = 64 * 2**20  # bytes for a step that needs about twice that
+ROOM = 100 * 2**20  # bytes for a step that needs about twice that
 CUDA = torch.OutOfMemoryError("CUDA out of memory.")
 
 
