@@ -95,7 +95,9 @@ def _columns(rows: list[Row], kind: str, leads: list[str]) -> list[str]:
 
 
 def _spread(values: list[float]) -> str:
-    return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.3f}"
+    if len(values) == 1:
+        return f"{values[0]:.3f} (one seed)"
+    return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 def _draw(path: Path, outcomes: list[Row], baselines: list[Row]) -> None:

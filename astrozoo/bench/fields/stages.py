@@ -1,8 +1,8 @@
 """Families whose training has two stages, within the same budget: half of the steps for each.
 
 `cube_mae` learns to fill in what it hides of the inputs; its encoder then goes on as `cube_vit` of the same size.
-`cube_nas` searches with the paper's two-level step, whose two batches are both drawn from all training samples (the
-paper halves them); the network it derives goes on with the weights of the chosen operations.
+`cube_nas` searches with the paper's two-level step: weights learn from one half of the samples, the architecture from
+the other. The network it derives goes on with all of them, from the weights of the chosen operations.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from astrozoo.nn import BilevelStep
 
 __all__ = ["first_stage", "optimizer_of"]
 
-Draw = Callable[[], Batch]
+Draw = Callable[..., Batch]  # of all samples, or of the half 0 or 1 of them
 
 
 def first_stage(
@@ -80,7 +80,7 @@ def _searched(variant: str, fields: FieldSet, steps: int, rate: float, draw: Dra
     weights = torch.optim.AdamW(model.weight_parameters(), lr=rate)
     step = BilevelStep(model, weights=weights, unrolled=False)
     for _ in range(steps):
-        step(*(_plain(draw().to(device), fields) for _ in range(2)))
+        step(*(_plain(draw(half).to(device), fields) for half in (0, 1)))
     return Layout(model.derive(), fields)
 
 

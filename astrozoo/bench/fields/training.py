@@ -55,7 +55,7 @@ class Outcome:
         parameters: Of the model as it was scored.
         rmse, acc: By lead time; ACC is missing where no anomaly is defined.
         headline: RMSE over everything.
-        validation: Of the weights that were kept; NaN where the set has no validation part.
+        validation: Of the weights that were kept; None where the set has no validation part.
         seconds: Of training, beside whatever else the device did.
         peak_bytes: Memory that training took on a GPU; 0 elsewhere.
         device: Where it ran.
@@ -69,7 +69,7 @@ class Outcome:
     rmse: list[float]
     acc: list[float]
     headline: float
-    validation: float
+    validation: float | None
     seconds: float
     peak_bytes: int
     device: str
@@ -99,9 +99,10 @@ class Forecaster(nn.Module):
 
 def run_cell(contestant: Contestant, fields: FieldSet, seed: int, budget: Budget, device: str) -> Outcome:
     """Train with the budget, at the rate that validates best if the set can tell, and score."""
-    rates = budget.rates if fields.task.val is not None else budget.rates[:1]
-    outcomes = [_train(contestant, fields, seed, rate, budget, device) for rate in rates]
-    return min(outcomes, key=lambda outcome: outcome.validation)
+    if fields.task.val is None:
+        return _train(contestant, fields, seed, budget.rates[0], budget, device)
+    outcomes = [_train(contestant, fields, seed, rate, budget, device) for rate in budget.rates]
+    return min(outcomes, key=lambda outcome: float("inf") if outcome.validation is None else outcome.validation)
 
 
 def _train(contestant: Contestant, fields: FieldSet, seed: int, rate: float, budget: Budget, device: str) -> Outcome:
@@ -117,7 +118,7 @@ def _train(contestant: Contestant, fields: FieldSet, seed: int, rate: float, bud
     family = contestant.name.rpartition("_")[0]
     network = first_stage(
         contestant.name, family, fields, budget.steps // 2, rate, budget.decay,
-        lambda: draw(fields, budget.batch, next(counter), generator), device,
+        lambda half=None: draw(fields, budget.batch, next(counter), generator, half), device,
     )  # fmt: skip
     steps = budget.steps if network is None else budget.steps - budget.steps // 2
     model = Forecaster((contestant.build(fields) if network is None else network).to(device), fields)
@@ -146,7 +147,7 @@ def _train(contestant: Contestant, fields: FieldSet, seed: int, rate: float, bud
         contestant=contestant.name, fields=fields.name, seed=seed, rate=rate,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         rmse=by_lead(scores, fields, "rmse"), acc=by_lead(scores, fields, "acc"), headline=scores[fields.headline],
-        validation=best if kept else float("nan"), seconds=seconds, peak_bytes=peak,
+        validation=best if kept else None, seconds=seconds, peak_bytes=peak,
         device=device_name(device),
     )  # fmt: skip
 
@@ -156,11 +157,13 @@ def state(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def draw(fields: FieldSet, size: int, step: int, generator: torch.Generator) -> Batch:
-    """A training batch; small sets are taken whole, single snapshots several times."""
-    drawn = [
-        _drawn(fields, size, step * fields.copies + copy, generator) for copy in range(fields.copies)
-    ]  # fmt: skip
+def draw(fields: FieldSet, size: int, step: int, generator: torch.Generator, half: int | None = None) -> Batch:
+    """A training batch; small sets are taken whole, single snapshots several times.
+
+    Of the samples with even (`half` is 0) or odd numbers (1) only, where there are several.
+    """
+    copies = range(fields.copies)
+    drawn = [_drawn(fields, size, step * len(copies) + copy, generator, half) for copy in copies]
     first = drawn[0]
     if len(drawn) == 1:
         return first
@@ -171,10 +174,13 @@ def draw(fields: FieldSet, size: int, step: int, generator: torch.Generator) -> 
     )
 
 
-def _drawn(fields: FieldSet, size: int, epoch: int, generator: torch.Generator) -> Batch:
+def _drawn(fields: FieldSet, size: int, epoch: int, generator: torch.Generator, half: int | None) -> Batch:
     train = fields.task.train
     train.set_epoch(epoch)
-    chosen = torch.randperm(len(train), generator=generator)[:size].tolist()
+    order = torch.randperm(len(train), generator=generator)
+    if half is not None and len(train) > 1:
+        order = order[order % 2 == half]
+    chosen = order[:size].tolist()
     batch = fields.task.collate(train.__getitems__(chosen))
     if fields.turns:
         turn = int(torch.randint(batch.inputs["x"].shape[-1], (), generator=generator))
