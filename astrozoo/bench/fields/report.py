@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,13 @@ def _draw(path: Path, outcomes: list[Row], baselines: list[Row]) -> None:
             fontsize=7,
         )
         axes.grid(axis="x", color="0.9")
-        axes.set_title(base["title"], fontsize=9)
+        axes.set_title(textwrap.fill(base["title"], 34), fontsize=9)
         axes.set_xlabel(f"RMSE ({base['unit']})")
         best = statistics.fmean(places[ranked[-1]])
-        axes.set_xlim(
-            0.96 * best, min(1.04 * statistics.fmean(places[ranked[0]]), 1.6 * best)
-        )  # what is far off is cut
+        last = min(1.04 * statistics.fmean(places[ranked[0]]), 1.6 * best)
+        axes.set_xlim(0.96 * best, last)
+        for height, name in enumerate(ranked):  # what is far off would press the others together: its number will do
+            if (mean := statistics.fmean(places[name])) > last:
+                axes.text(last, height, f"{mean:.2f} > ", ha="right", va="center", fontsize=7, color="0.3")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
