@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from astrozoo.models.fields import ConditionEmbedding, FieldStem, grid_conv
+from astrozoo.models.fields import ConditionEmbedding, FieldHead, FieldStem, grid_conv
 from astrozoo.models.sequences import (
     Feedback,
     FieldSequenceConfig,
@@ -143,13 +143,7 @@ class Forecaster(nn.Module):
         self.refine = Refine(widths[0], config.stem_width, strides[0])
         self.mix = grid_conv(config, config.stem_width, config.stem_width, level_kernel=config.level_kernel)
         self.norm = ChannelNorm(config.stem_width)
-        self.head = nn.Conv3d(config.stem_width, config.out_vars, 1)
-
-    def reset_parameters(self) -> None:
-        """Zero for the head."""
-        nn.init.zeros_(self.head.weight)
-        if self.head.bias is not None:
-            nn.init.zeros_(self.head.bias)
+        self.head = FieldHead(config, config.stem_width)
 
     def forward(
         self, fed: Tensor | None, embedding: Tensor | None, sizes: tuple[int, ...], *states: Tensor

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from astrozoo.errors import ConfigError
-from astrozoo.models.fields import ConditionEmbedding, FieldStem, grid_conv
+from astrozoo.models.fields import ConditionEmbedding, FieldHead, FieldStem, grid_conv
 from astrozoo.models.sequences import (
     Feedback,
     FieldSequenceConfig,
@@ -168,17 +168,14 @@ class CubeSimVP(FieldSequenceModel):
             )
             self.decoder = nn.ModuleList(ConvUnit(config, widths[scale]) for scale in reversed(scales))
             self.skip = TimeMixture(config.in_steps, config.block_steps)
-            self.head = nn.Conv3d(widths[0], config.out_vars, 1)
+            self.head = FieldHead(config, widths[0])
             fed = feeds_back(config)
             self.persistence = nn.Parameter(torch.empty(config.block_steps, config.out_vars)) if fed else None
         self.materialize(device, dtype)
 
     def reset_parameters(self) -> None:
-        """As the layers say; zero for the head, the configured persistence."""
+        """As the layers say; the configured persistence."""
         super().reset_parameters()
-        nn.init.zeros_(self.head.weight)
-        if self.head.bias is not None:
-            nn.init.zeros_(self.head.bias)
         if self.persistence is not None:
             nn.init.constant_(self.persistence, self.config.persistence)
 
