@@ -165,7 +165,8 @@ class DistributedConfig:
 
     Attributes:
         strategy: `ddp` copies the model, `fsdp2` shards it; `auto` follows `accelerate launch`, else `ddp`.
-        wrap: `fsdp2`: patterns of module names that are sharded one by one, such as `blocks.*`; the rest is one shard.
+        wrap: `fsdp2`: modules that are sharded one by one, the rest together: patterns of their names in which `*` is
+            anything between two dots, such as `blocks.*`. Empty takes the `blocks` of the model's spec.
         find_unused: `ddp`: allow parameters that a step does not use (slower).
     """
 

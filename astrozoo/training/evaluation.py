@@ -17,6 +17,7 @@ from astrozoo.module import ZooModel
 from astrozoo.training.order import SeededSamples, leave_signals_to_trainer
 from astrozoo.training.protocol import Samples, baselines_of, collate_of, metrics_of, split_of
 from astrozoo.training.runtime import LossModule, Runtime, mover
+from astrozoo.training.sharding import reshard
 from astrozoo.weights.load import usable_device
 
 __all__ = ["evaluate", "evaluate_baselines", "score_model"]
@@ -111,6 +112,8 @@ def score_model(
                     scores.update({"model": _float(outputs)}, batch, {"model": own})
         finally:
             model.train(training)
+            if runtime is not None and runtime.strategy == "fsdp2":
+                reshard(loss)
     return scores.compute(runtime)["model"]
 
 

@@ -7,7 +7,6 @@ runs the trackers. Sharding is PyTorch's `fully_shard`, which works on every dev
 from __future__ import annotations
 
 import atexit
-import fnmatch
 import logging
 import os
 import random
@@ -23,6 +22,7 @@ from astrozoo.errors import ConfigError
 from astrozoo.module import ZooModel
 from astrozoo.processes import leave_process_group
 from astrozoo.training.config import TrainConfig
+from astrozoo.training.sharding import shard
 from astrozoo.weights.load import usable_device
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def wrap(model: ZooModel, runtime: Runtime, config: TrainConfig) -> tuple[LossMo
     loss = LossModule(model, AUTOCAST[config.precision])
     step: nn.Module = loss
     if runtime.strategy == "fsdp2":
-        _shard(loss, runtime, config)
+        shard(loss, model, runtime.device, runtime.processes, config.distributed.wrap)
     if config.compile:
         step = torch.compile(step)  # type: ignore[assignment]
     if runtime.strategy == "ddp":
@@ -172,24 +172,6 @@ def wrap(model: ZooModel, runtime: Runtime, config: TrainConfig) -> tuple[LossMo
         else:  # launched for FSDP, configured for DDP
             step = nn.parallel.DistributedDataParallel(step, device_ids=[runtime.device.index])
     return loss, step
-
-
-def _shard(loss: LossModule, runtime: Runtime, config: TrainConfig) -> None:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh(runtime.device.type, (runtime.processes,))
-    # All processes shard the same weights: those of the first.
-    with torch.no_grad():
-        for tensor in [*loss.parameters(), *loss.buffers()]:
-            torch.distributed.broadcast(tensor, 0)
-    patterns = config.distributed.wrap
-    names = [name for name, _ in loss.model.named_modules() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-    if patterns and not names:
-        raise ConfigError(f"distributed.wrap is {patterns}, which matches no module of {type(loss.model).__name__}.")
-    for name in sorted(names, key=lambda name: -name.count(".")):
-        fully_shard(loss.model.get_submodule(name), mesh=mesh)
-    fully_shard(loss, mesh=mesh)
 
 
 def mover(model: nn.Module, device: torch.device) -> Any:

@@ -326,6 +326,7 @@ FAMILY = Family(
     ),
     stems=("stem.",),
     heads=("forecaster.head.", "persistence"),
+    blocks=("encoder.*", "forecaster.layers.*.cell.*"),
 )
 
 cube_convlstm_tiny = FAMILY.variant("tiny", "Sequences of monthly fields of one simulation, or a first run on a GPU.")
