@@ -152,7 +152,8 @@ class ModelSpec:
 
     `config` holds every field of the family's configuration as plain values. `stems` and `heads` name the parameter
     prefixes that may be re-made when a checkpoint is adapted to other inputs or outputs, `blocks` the modules that
-    sharded training (FSDP) cuts at. `costs` is None until `make catalog` (or `astrozoo catalog`) has measured it. `distribution` and `version` are filled in by the registry.
+    sharded training (FSDP) cuts at. `costs` is None until `make catalog` (or `astrozoo catalog`) has measured it.
+    `distribution` and `version` are filled in by the registry.
     """
 
     name: str

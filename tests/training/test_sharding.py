@@ -75,7 +75,7 @@ def test_pattern_fits_one_part_between_dots():
 
 def test_lists_of_modules_are_not_cut():
     model = VARIANTS[LARGEST["cube_unet"]].build(device="meta")
-    with pytest.raises(ConfigError, match=r"distributed.wrap has \['encoder.\*'\], expected names .* encoder.\*.\*"):
+    with pytest.raises(ConfigError, match=r"distributed.wrap has \['encoder.\*'\], expected names .*'encoder.\*.\*"):
         wrap_points(model, ["encoder.*", "decoder.*.*"])
 
 
