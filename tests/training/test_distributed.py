@@ -1,5 +1,8 @@
+"""Two and four processes give what one gives. Launched once per number of processes."""
+
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -15,7 +18,9 @@ from astrozoo.errors import ConfigError
 from astrozoo.training import TrainConfig, train
 from astrozoo.training import checkpoint as saved
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, PATHS))}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--master-addr=127.0.0.1"]
 
 
 def free_port() -> int:
@@ -24,51 +29,81 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def single(tmp_path_factory) -> saved.Checkpoint:
-    out = tmp_path_factory.mktemp("single")
-    distributed_case.run(out, "auto")
-    return saved.latest_checkpoint(out / "checkpoints")
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory) -> Path:
-    """Folder with the runs of both strategies; one launch for both, because starting takes longer than training."""
-    out = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
-               f"--master-port={free_port()}", distributed_case.__file__, out, "ddp", "fsdp2"]  # fmt: skip
+def launch(processes: int, *arguments: str | Path) -> None:
+    command = [*TORCHRUN, f"--nproc-per-node={processes}", f"--master-port={free_port()}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("single")
+    distributed_case.run(out)
     return out
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes_train_the_weights_of_one(strategy, single, two_processes):
-    checkpoint = saved.latest_checkpoint(two_processes / strategy / "checkpoints")
+@pytest.fixture(scope="module")
+def folders(single, tmp_path_factory) -> dict[int, Path]:
+    """By number of processes, the folder of the runs of all cases, and of one continued from other processes."""
+    folders = {4: tmp_path_factory.mktemp("four"), 2: tmp_path_factory.mktemp("two")}
+    written_by = {4: single, 2: folders[4] / "fsdp2-3"}
+    for processes, out in folders.items():
+        checkpoint = written_by[processes] / "checkpoints" / "step-00000004"
+        launch(processes, distributed_case.__file__, out, f"fsdp2-1={checkpoint}", f"ddp-3={checkpoint}")
+    return folders
+
+
+def assert_same_run(out: Path, expected: Path) -> None:
+    ours, theirs = (saved.latest_checkpoint(folder / "checkpoints") for folder in (out, expected))
+    assert ours.state["step"] == theirs.state["step"] == distributed_case.STEPS
     for group in ("model", "ema", "optimizer"):
-        assert checkpoint.tensors[group].keys() == single.tensors[group].keys()
-        for name, tensor in checkpoint.tensors[group].items():
-            torch.testing.assert_close(tensor, single.tensors[group][name], rtol=1e-10, atol=1e-12)
-    for row, expected in zip(checkpoint.state["history"], single.state["history"], strict=True):
-        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+        assert ours.tensors[group].keys() == theirs.tensors[group].keys()
+        for name, tensor in ours.tensors[group].items():
+            torch.testing.assert_close(tensor, theirs.tensors[group][name], rtol=1e-10, atol=1e-12, msg=name)
+    for row, other in zip(ours.state["history"], theirs.state["history"], strict=True):
+        assert row == pytest.approx(other, rel=1e-10)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_checkpoint_of_two_processes_continues_in_one(strategy, two_processes, tmp_path):
-    folder = two_processes / strategy
-    saved_by_two = sorted((folder / "checkpoints").iterdir())[-1]
-    config = TrainConfig.from_dict(
-        {
-            **saved.read_checkpoint(saved_by_two).state["config"],
-            "max_steps": 12,
-            "distributed": {},
-            "out": str(tmp_path),
-        }
-    )
-    data = cases.Line(22, dtype=torch.float64)
-    result = train(cases.net(torch.float64, dropout=0.0), data, config, resume=saved_by_two)
-    assert result.steps == 12
-    assert (folder / "best" / "model.safetensors").exists()
+def test_single_process_run_clips_and_ends_epochs_with_one_sample(single):
+    lines = [json.loads(line) for line in (single / "log.jsonl").read_text().splitlines()]
+    norms = [line["grad_norm"] for line in lines if line["event"] == "train"]
+    assert max(norms) > 0.2
+    history = saved.latest_checkpoint(single / "checkpoints").state["history"]
+    losses = [row["loss"] for row in history]
+    assert losses != sorted(losses, reverse=True)  # some evaluation is no improvement: nothing is saved after it
+    assert len(distributed_case.GappyData().train) % 13 == 1
+
+
+@pytest.mark.parametrize("case", distributed_case.CASES)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_train_the_weights_of_one(processes, case, single, folders):
+    assert_same_run(folders[processes] / case, single)
+
+
+@pytest.mark.parametrize("case", ["fsdp2-1-resumed", "ddp-3-resumed"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_checkpoint_of_other_processes_is_continued(processes, case, single, folders):
+    assert_same_run(folders[processes] / case, single)
+
+
+@pytest.mark.parametrize("case", distributed_case.CASES)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_checkpoint_of_processes_is_continued_by_one(processes, case, single, folders, tmp_path):
+    checkpoint = folders[processes] / case / "checkpoints" / "step-00000004"
+    distributed_case.run(tmp_path, resume=checkpoint)
+    assert_same_run(tmp_path, single)
+
+
+@pytest.mark.parametrize("case", ["fsdp2-1", "fsdp2-3"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_each_process_holds_its_shard_and_nothing_else(processes, case, folders):
+    facts = [json.loads((folders[processes] / case / f"facts-{rank}.json").read_text()) for rank in range(processes)]
+    total = facts[0]["total"]
+    assert sum(fact["held"] for fact in facts) == total
+    for fact in facts:
+        assert fact["whole"] == fact["whole after evaluation"] == 0
+        assert fact["wrapped"] == ["", "model.stem"]  # as the spec says
+        assert fact["held"] < 1.3 * total / processes
 
 
 def test_sharding_needs_several_processes(data, tmp_path):
