@@ -61,20 +61,39 @@ def train(
     """
     config = config or TrainConfig()
     runtime = start(config)
-    with _determinism(config.deterministic):
-        seed_everything(config.seed)
-        model = _model(model_or_name, data, overrides)
-        model.preprocessing = schema_of(data) or model.preprocessing
-        out = _folder(config, model, runtime)
-        try:
-            trainer = Trainer(model, data, config, runtime, out)
-            _resume(trainer, resume)
-            return _run(trainer, callbacks)
-        except (RuntimeError, MemoryError) as error:
-            explained = explain_out_of_memory(error, model, data, config, runtime)
-            if explained is None:
-                raise
-            raise TrainingError(f"{explained} Checkpoints in {out} are intact.") from error
+    try:
+        with _determinism(config.deterministic):
+            return _train(model_or_name, data, config, overrides, resume, callbacks, runtime)
+    except BaseException as error:
+        if lost := runtime.failed(error):
+            raise TrainingError(
+                f"{lost} Checkpoints are intact: the same command goes on from the last one."
+            ) from error
+        raise
+
+
+def _train(
+    model_or_name: ZooModel | str,
+    data: Any,
+    config: TrainConfig,
+    overrides: Mapping[str, Any] | None,
+    resume: Resume,
+    callbacks: Sequence[Callback],
+    runtime: Runtime,
+) -> TrainResult:
+    seed_everything(config.seed)
+    model = _model(model_or_name, data, overrides)
+    model.preprocessing = schema_of(data) or model.preprocessing
+    out = _folder(config, model, runtime)
+    try:
+        trainer = Trainer(model, data, config, runtime, out)
+        _resume(trainer, resume)
+        return _run(trainer, callbacks)
+    except (RuntimeError, MemoryError) as error:
+        explained = explain_out_of_memory(error, model, data, config, runtime)
+        if explained is None:
+            raise
+        raise TrainingError(f"{explained} Checkpoints in {out} are intact.") from error
 
 
 def _run(trainer: Trainer, callbacks: Sequence[Callback]) -> TrainResult:

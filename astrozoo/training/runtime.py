@@ -11,6 +11,7 @@ import logging
 import os
 import random
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from astrozoo.batch import Batch
-from astrozoo.errors import ConfigError
+from astrozoo.errors import AstrozooError, ConfigError
 from astrozoo.module import ZooModel
 from astrozoo.processes import leave_process_group
 from astrozoo.training.config import TrainConfig
+from astrozoo.training.lifeline import Lifeline, connect
 from astrozoo.training.sharding import shard
 from astrozoo.weights.load import usable_device
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["LossModule", "Runtime", "mover", "seed_everything", "start", "wrap"]
 
 log = logging.getLogger("astrozoo.training")
+_LIFELINE: dict[str, Any] = {}
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -57,6 +60,7 @@ class Runtime:
     device: torch.device
     accelerator: Accelerator
     strategy: str  # "single", "ddp" or "fsdp2"
+    lifeline: Lifeline | None = None
 
     @property
     def processes(self) -> int:
@@ -91,6 +95,16 @@ class Runtime:
         torch.distributed.all_gather_object(values, value)
         return values
 
+    def failed(self, error: BaseException) -> str | None:
+        """Note that this process fails; where it does because another is lost, which one and why."""
+        if self.lifeline is None:
+            return None
+        # The connection that broke under a collective operation may be noticed before the lifeline's.
+        foreign = isinstance(error, RuntimeError) and not isinstance(error, AstrozooError)
+        lost = self.lifeline.lost() if foreign else None
+        self.lifeline.fail(error)
+        return lost
+
     def together(self, action: Any) -> Any:
         """Run `action` on the main process; if it fails there, all processes raise its error.
 
@@ -119,7 +133,7 @@ def start(config: TrainConfig) -> Runtime:
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     device = _device(config.device)
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -129,7 +143,10 @@ def start(config: TrainConfig) -> Runtime:
         log.warning("accelerate launch asks for precision %s; the configuration's %s counts.", asked, config.precision)
     if AcceleratorState._shared_state:  # Accelerate remembers device and precision of an earlier run in this process
         AcceleratorState._reset_state(reset_partial_state=not launched)
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=config.distributed.find_unused)]
+    handlers = [
+        DistributedDataParallelKwargs(find_unused_parameters=config.distributed.find_unused),
+        InitProcessGroupKwargs(timeout=timedelta(seconds=config.distributed.timeout)),
+    ]
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=handlers)
     strategy: str = config.distributed.strategy
     if accelerator.num_processes == 1:
@@ -138,11 +155,27 @@ def start(config: TrainConfig) -> Runtime:
         strategy = "single"
     elif strategy == "auto":
         strategy = "fsdp2" if wants_fsdp else "ddp"
+    runtime = Runtime(device, accelerator, strategy)
     if accelerator.num_processes > 1:
-        device = accelerator.device
+        runtime.device = accelerator.device
         atexit.unregister(leave_process_group)
         atexit.register(leave_process_group)
-    return Runtime(device, accelerator, strategy)
+        runtime.lifeline = _connected(runtime)
+    return runtime
+
+
+def _connected(runtime: Runtime) -> Lifeline | None:
+    """The lifeline of this process group; one serves all runs of a process."""
+    group = torch.distributed.group.WORLD
+    if _LIFELINE.get("group") is not group:
+        line = connect(runtime.rank, runtime.processes, runtime.gather)
+        _LIFELINE.update(group=group, line=line)
+        if line is not None:
+            atexit.register(line.leave)  # runs before the process group is left, which may take long
+    line = _LIFELINE["line"]
+    if line is not None:
+        line.failure = None
+    return line
 
 
 def _device(name: str) -> torch.device:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import cases
 import distributed_case
+import launching
 import pytest
 import torch
 
@@ -18,20 +15,9 @@ from astrozoo.errors import ConfigError
 from astrozoo.training import TrainConfig, train
 from astrozoo.training import checkpoint as saved
 
-PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, PATHS))}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--master-addr=127.0.0.1"]
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
 
 def launch(processes: int, *arguments: str | Path) -> None:
-    command = [*TORCHRUN, f"--nproc-per-node={processes}", f"--master-port={free_port()}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    done = launching.run(*launching.torchrun(processes), *arguments, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
