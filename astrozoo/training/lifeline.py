@@ -131,13 +131,12 @@ class Lifeline:
         if self._lost is not None:
             return
         self._lost = sentence
-        for rank in list(self._peers):
-            if self.rank == 0:
-                self._send(rank, {"lost": sentence})
-        self._news.set()
+        for rank in list(self._peers) if self.rank == 0 else ():
+            self._send(rank, {"lost": sentence})
         if self.failure is None and not self._leaving:
             log.error("%s This is process %d, which ends too.", sentence, self.rank)
         threading.Thread(target=self._end, name="astrozoo-end", daemon=True).start()
+        self._news.set()
 
     def _end(self) -> None:
         """End this process if it does not by itself: it is stuck in an operation with the lost one."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -16,10 +18,14 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+def free_port(among: range = range(1)) -> int:
+    """A port that nobody listens at, among these (0: any)."""
+    for port in random.sample(among, len(among)):
+        with contextlib.suppress(OSError), socket.socket() as server:
+            server.bind(("127.0.0.1", port))
+            chosen: int = server.getsockname()[1]
+            return chosen
+    raise OSError(f"no free port in {among}")
 
 
 def torchrun(processes: int) -> list[str]:
