@@ -19,11 +19,14 @@ def config_of(out: Path) -> TrainConfig:
     return distributed_case.config_of(out, accumulate=3).with_overrides(["distributed.timeout=4"])
 
 
-def harm(how: str) -> None:
+def harm(how: str, out: Path) -> None:
     if how == "raise":
         raise ValueError("the disk is on fire.")
     if how == "kill with a child" and os.fork() == 0:
-        time.sleep(50)  # it inherits the connections, as a process that loads data does
+        # It inherits the connections, as a process that loads data does, and outlives its parent.
+        until = time.monotonic() + 90
+        while time.monotonic() < until and not (out / "over").exists():
+            time.sleep(0.1)
         os._exit(0)
     os.kill(os.getpid(), signal.SIGSTOP if how == "stop" else signal.SIGKILL)
 
@@ -35,7 +38,7 @@ def main(how: str, out: str) -> None:
     def callback(trainer: Any) -> None:
         if trainer.step == 6:
             if rank == 1:
-                harm(how)
+                harm(how, Path(out))
             if how == "kill with a child":
                 time.sleep(600)  # as if stuck in an operation of a GPU, which does not notice
 

@@ -1,4 +1,4 @@
-"""Two and four processes give what one gives. Launched once per number of processes."""
+"""Two and four processes give what one gives: launched once each, the four by torchrun, the two by accelerate."""
 
 from __future__ import annotations
 
@@ -16,11 +16,6 @@ from astrozoo.training import TrainConfig, train
 from astrozoo.training import checkpoint as saved
 
 
-def launch(processes: int, *arguments: str | Path) -> None:
-    done = launching.run(*launching.torchrun(processes), *arguments, timeout=300)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
 def single(tmp_path_factory) -> Path:
     """Folder of the run of one process, with that of the net whose loss is a mean over samples in it."""
@@ -35,9 +30,12 @@ def folders(single, tmp_path_factory) -> dict[int, Path]:
     """By number of processes, the folder of the runs of all cases, and of one continued from other processes."""
     folders = {4: tmp_path_factory.mktemp("four"), 2: tmp_path_factory.mktemp("two")}
     written_by = {4: single, 2: folders[4] / "fsdp2-3"}
+    launchers = {4: launching.torchrun, 2: launching.accelerate}
     for processes, out in folders.items():
         checkpoint = written_by[processes] / "checkpoints" / "step-00000004"
-        launch(processes, distributed_case.__file__, out, f"fsdp2-1={checkpoint}", f"ddp-3={checkpoint}")
+        command = [*launchers[processes](processes), distributed_case.__file__, out]
+        done = launching.run(*command, f"fsdp2-1={checkpoint}", f"ddp-3={checkpoint}", timeout=300)
+        assert done.returncode == 0, done.stderr
     return folders
 
 

@@ -1,4 +1,4 @@
-"""The command line trains in several processes under each launcher, on one machine and (two launchers) on several."""
+"""The SLURM example: one launcher on each of two machines (here both this one), and the command line under them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from pathlib import Path
 
 import launching
 import pytest
-import torch
-
-from astrozoo.weights import read_tensors
 
 SCRIPT = launching.ROOT / "examples" / "slurm_train.sh"
 DATA = sorted((launching.ROOT / "examples" / "data").glob("TREFHT*.nc"))
@@ -34,15 +31,6 @@ exit $status
 """
 
 
-def assert_trained_by_two(out: Path) -> dict[str, torch.Tensor]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert lines[0]["event"] == "start"
-    assert lines[0]["processes"] == 2
-    assert lines[-1]["event"] == "end"
-    assert lines[-1]["step"] == 1
-    return read_tensors(out / "last" / "model.safetensors")
-
-
 def slurm(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the script as a job on two machines with one process each."""
     for name, text in (("scontrol", SCONTROL), ("srun", SRUN)):
@@ -58,16 +46,15 @@ def slurm(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[s
     )  # fmt: skip
 
 
-def test_slurm_script_trains_on_two_machines_as_accelerate_does_on_one(tmp_path):
-    done = slurm(tmp_path, *TRAIN, "--out", tmp_path / "slurm")
+def test_slurm_script_trains_on_two_machines(tmp_path):
+    done = slurm(tmp_path, *TRAIN, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best model:") == 1  # the first process speaks for all
-    done = launching.run(*launching.accelerate(2), "-m", "astrozoo", "train", *TRAIN, "--out", tmp_path / "accelerate")
-    assert done.returncode == 0, done.stderr
-    ours, theirs = (assert_trained_by_two(tmp_path / name) for name in ("slurm", "accelerate"))
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], msg=name)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines[0]["event"] == "start"
+    assert lines[0]["processes"] == 2
+    assert lines[-1]["event"] == "end"
+    assert lines[-1]["step"] == 1
 
 
 def test_slurm_script_without_arguments_says_how_to_use_it(tmp_path):

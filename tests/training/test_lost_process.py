@@ -61,8 +61,9 @@ def test_kill_without_a_launcher_ends_processes_that_are_stuck(tmp_path, undistu
     processes = launching.start_alone(3, sys.executable, CASE, "kill with a child", tmp_path)
     status, _ = processes[1].wait(60), processes[1].stdout.close()  # its child holds the pipe
     assert status == -signal.SIGKILL
-    for rank in (0, 2):
-        status, output = launching.ends(processes[rank])
+    ended = {rank: launching.ends(processes[rank]) for rank in (0, 2)}
+    (tmp_path / "over").touch()
+    for rank, (status, output) in ended.items():
         assert status == 1
         assert "process 1 of 3 died without a word" in output
         assert f"This is process {rank}, which ends too." in output
