@@ -21,7 +21,7 @@ from astrozoo.batch import Batch
 from astrozoo.module import ZooModel
 from astrozoo.registry.family import Family
 from astrozoo.registry.spec import Dim, TensorSpec
-from astrozoo.training import TrainConfig, train
+from astrozoo.training import TrainConfig, state, train
 
 STEPS = 12
 
@@ -123,6 +123,11 @@ class Watch:
         self.facts["whole"] += sum(not isinstance(item, DTensor) for item in parameters)
         self.facts["total"] = sum(item.numel() for item in parameters)
         self.facts["held"] = sum(getattr(item, "_local_tensor", item).numel() for item in parameters)
+        if trainer.step == 1:
+            groups = state.capture(trainer).tensors
+            for group in ("model", "ema", "optimizer"):
+                sizes = [item.numel() for item in groups[group].values() if not item.is_meta and item.ndim]
+                self.facts[f"gathered {group}"] = sum(sizes)
         modules = trainer.loss.named_modules()
         self.facts["wrapped"] = [name for name, module in modules if isinstance(module, FSDPModule)]
 

@@ -92,6 +92,19 @@ def test_each_process_holds_its_shard_and_nothing_else(processes, case, folders)
         assert fact["held"] < 1.3 * total / processes
 
 
+@pytest.mark.parametrize("case", ["fsdp2-1", "fsdp2-3"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_only_the_first_process_gathers_what_it_writes(processes, case, folders):
+    for rank in range(processes):
+        fact = json.loads((folders[processes] / case / f"facts-{rank}.json").read_text())
+        expected = fact["total"] if rank == 0 else 0
+        assert [fact[f"gathered {group}"] for group in ("model", "ema", "optimizer")] == [
+            expected,
+            expected,
+            2 * expected,
+        ]
+
+
 def test_sharding_needs_several_processes(data, tmp_path):
     with pytest.raises(ConfigError, match="expected several processes: start with torchrun"):
         train(cases.net(), data, TrainConfig(out=str(tmp_path), distributed={"strategy": "fsdp2"}))
