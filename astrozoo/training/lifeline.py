@@ -95,9 +95,9 @@ class Lifeline:
     def _watch(self) -> None:
         selector = selectors.DefaultSelector()
         unread: dict[int, bytes] = {}
-        for rank, peer in self._peers.items():
+        for number, peer in self._peers.items():
             peer.setblocking(False)
-            selector.register(peer, selectors.EVENT_READ, rank)
+            selector.register(peer, selectors.EVENT_READ, number)
         while self._peers:
             for key, _ in selector.select():
                 rank: int = key.data
@@ -176,19 +176,19 @@ def connect(rank: int, processes: int, gather: Callable[[Any], list[Any]]) -> Li
         return None
     port, token = offer
     line = Lifeline(rank, processes)
-    arguments: tuple[Any, ...]
+    target: Callable[[socket.socket, str], None]
     if server is not None:
-        target, arguments = line.listen, (server, token)
+        target, end = line.listen, server
     else:
         try:
-            peer = socket.create_connection((host, port), timeout=_JOIN)
+            end = socket.create_connection((host, port), timeout=_JOIN)
         except OSError as error:
             log.warning(
                 "process %d cannot reach %s:%d (%s): it will not learn why others fail.", rank, host, port, error
             )
             return None
-        target, arguments = line.call, (peer, token)
-    threading.Thread(target=target, args=arguments, name="astrozoo-lifeline", daemon=True).start()
+        target = line.call
+    threading.Thread(target=target, args=(end, token), name="astrozoo-lifeline", daemon=True).start()
     return line
 
 

@@ -23,7 +23,7 @@ from astrozoo.registry.family import Family
 from astrozoo.registry.spec import Dim, TensorSpec
 from astrozoo.training import TrainConfig, state, train
 
-STEPS = 12
+STEPS = 10
 
 
 class Lines(NamedTuple):
@@ -100,7 +100,7 @@ def config_of(out: Path, strategy: str = "auto", accumulate: int = 1, steps: int
     return TrainConfig(
         out=str(out), batch_size=13, accumulate=accumulate, max_steps=steps, device="cpu", seed=3, ema={"decay": 0.9},
         optim={"lr": 0.1, "clip": 0.2}, schedule={"name": "constant"}, checkpoint={"every": 4, "keep": 9},
-        evaluation={"every": 2}, log={"every": 1}, distributed={"strategy": strategy},
+        evaluation={"every": 3}, log={"every": 1}, distributed={"strategy": strategy},
     )  # fmt: skip
 
 
