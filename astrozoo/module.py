@@ -153,6 +153,19 @@ class ZooModel(nn.Module):
         """
         return objectives.task_loss(self.task, self(**batch.inputs), batch)
 
+    def loss_weights(self, batch: Batch) -> dict[str, Tensor]:
+        """What the loss of this batch is a mean over, known before the model runs.
+
+        The trainer weights micro-batches and processes with it, so that the loss of a batch does not depend on how it
+        is cut, however many targets are missing in which part.
+
+        Returns:
+            Weights `[]` by names of the parts of `loss(batch)` whose plain mean the loss is: `{"loss": ...}` where it
+            is one mean, such as over valid cells. Empty, as for every model that overrides `loss` alone: the loss is a
+            mean over samples.
+        """
+        return objectives.task_weights(self.task, batch) if type(self).loss is ZooModel.loss else {}
+
     def features(self, **inputs: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
         """Intermediate features by stage name, finest first, for families that declare stages.
 

@@ -229,6 +229,10 @@ class FieldSequenceModel(FieldModel):
         y = self(**batch.inputs, steps=truth.shape[1], feedback=feedback)
         return objectives.task_loss(self.task, y, batch)
 
+    def loss_weights(self, batch: Batch) -> dict[str, Tensor]:
+        """Of the objective of the task."""
+        return objectives.task_weights(self.task, batch)
+
     def _next_truth_probability(self) -> Tensor | float:
         """Of the schedule or as set; counts the call. A tensor where it changes: nothing waits for a GPU."""
         config, done = self.config, self.loss_calls

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from astrozoo.objectives.losses import register_task_loss, task_loss
+from astrozoo.objectives.losses import register_task_loss, task_loss, task_weights
 
 if TYPE_CHECKING:
     from astrozoo.objectives.metrics import AnomalyCorrelation, AreaWeightedBias, AreaWeightedRMSE
 
-__all__ = ["AnomalyCorrelation", "AreaWeightedBias", "AreaWeightedRMSE", "register_task_loss", "task_loss"]
+__all__ = [
+    "AnomalyCorrelation",
+    "AreaWeightedBias",
+    "AreaWeightedRMSE",
+    "register_task_loss",
+    "task_loss",
+    "task_weights",
+]
 
 
 def __getattr__(name: str) -> Any:

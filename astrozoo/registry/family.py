@@ -45,6 +45,8 @@ class Family:
         attention_use: What such a family asks of an attention, so that a refusal can tell the reason.
         requires: Distributions needed beyond astrozoo's own dependencies.
         stems, heads: Parameter prefixes that depend on the number of input and output channels.
+        blocks: Patterns of module names, `*` for one part between dots (`encoder.*.*`): modules that are called one
+            after another and hold most of the weights. Sharded training gathers the weights of one of them at a time.
         licence: SPDX identifier of the code.
     """
 
@@ -62,6 +64,7 @@ class Family:
     requires: tuple[str, ...] = ()
     stems: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
     licence: str = "Apache-2.0"
 
     def variant(
@@ -130,6 +133,7 @@ class Variant:
             requires=family.requires,
             stems=family.stems,
             heads=family.heads,
+            blocks=family.blocks,
             pretrained=self.pretrained,
         )
 

@@ -151,8 +151,9 @@ class ModelSpec:
     """The torch-free description of one variant.
 
     `config` holds every field of the family's configuration as plain values. `stems` and `heads` name the parameter
-    prefixes that may be re-made when a checkpoint is adapted to other inputs or outputs. `costs` is None until
-    `make catalog` (or `astrozoo catalog`) has measured it. `distribution` and `version` are filled in by the registry.
+    prefixes that may be re-made when a checkpoint is adapted to other inputs or outputs, `blocks` the modules that
+    sharded training (FSDP) cuts at. `costs` is None until `make catalog` (or `astrozoo catalog`) has measured it.
+    `distribution` and `version` are filled in by the registry.
     """
 
     name: str
@@ -173,6 +174,7 @@ class ModelSpec:
     requires: tuple[str, ...] = ()
     stems: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
     pretrained: tuple[PretrainedWeights, ...] = ()
     costs: Costs | None = None
     distribution: str = ""
@@ -202,6 +204,7 @@ class ModelSpec:
         values["pretrained"] = tuple(PretrainedWeights(**weights) for weights in values["pretrained"])
         for name in ("attentions", "requires", "stems", "heads"):
             values[name] = tuple(values[name])
+        values["blocks"] = tuple(values.get("blocks", ()))  # catalogues of plugins may be older
         values["config"] = {key: _tuples(value) for key, value in values["config"].items()}
         return cls(**values)
 

@@ -63,28 +63,47 @@ def train(
     """
     config = config or TrainConfig()
     runtime = start(config)
-    with _determinism(config.deterministic):
-        seed_everything(config.seed)
-        model = _model(model_or_name, data, overrides)
-        model.preprocessing = schema_of(data) or model.preprocessing
-        out = _folder(config, model, runtime)
-        found = _found(resume, out)
-        settled = settle(model, data, config, runtime, found)
-        trainer = None
-        try:
-            trainer = Trainer(model, data, settled.config, runtime, out)
-            _resume(trainer, found)
-            return _run(trainer, callbacks, settled.record)
-        except (RuntimeError, MemoryError) as error:
-            if (explained := explain_dead_worker(error)) is not None:
-                raise TrainingError(
-                    f"{explained} Checkpoints in {out} are intact; the same call goes on from the last."
-                ) from error
-            held = held_bytes(trainer) if trainer is not None else 0
-            explained = explain_out_of_memory(error, model, data, settled.config, runtime, held=held)
-            if explained is None:
-                raise
-            raise TrainingError(f"{explained} {_rescue(trainer)}") from error
+    try:
+        with _determinism(config.deterministic):
+            return _train(model_or_name, data, config, overrides, resume, callbacks, runtime)
+    except BaseException as error:
+        if lost := runtime.failed(error):
+            raise TrainingError(
+                f"{lost} Checkpoints are intact: the same command goes on from the last one."
+            ) from error
+        raise
+
+
+def _train(
+    model_or_name: ZooModel | str,
+    data: Any,
+    config: TrainConfig,
+    overrides: Mapping[str, Any] | None,
+    resume: Resume,
+    callbacks: Sequence[Callback],
+    runtime: Runtime,
+) -> TrainResult:
+    seed_everything(config.seed)
+    model = _model(model_or_name, data, overrides)
+    model.preprocessing = schema_of(data) or model.preprocessing
+    out = _folder(config, model, runtime)
+    found = _found(resume, out)
+    settled = settle(model, data, config, runtime, found)
+    trainer = None
+    try:
+        trainer = Trainer(model, data, settled.config, runtime, out)
+        _resume(trainer, found)
+        return _run(trainer, callbacks, settled.record)
+    except (RuntimeError, MemoryError) as error:
+        if (explained := explain_dead_worker(error)) is not None:
+            raise TrainingError(
+                f"{explained} Checkpoints in {out} are intact; the same call goes on from the last."
+            ) from error
+        held = held_bytes(trainer) if trainer is not None else 0
+        explained = explain_out_of_memory(error, model, data, settled.config, runtime, held=held)
+        if explained is None:
+            raise
+        raise TrainingError(f"{explained} {_rescue(trainer)}") from error
 
 
 def _run(trainer: Trainer, callbacks: Sequence[Callback], auto: Mapping[str, Any] | None) -> TrainResult:

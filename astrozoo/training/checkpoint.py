@@ -173,7 +173,11 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def full_tensors(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Detached tensors without shards and without second names of shared ones. All processes must call it together."""
+    """Detached tensors without shards and without second names of shared ones. All processes must call it together.
+
+    What was sharded is whole on the first process only, in the memory of the CPU, gathered one after another; the
+    others, which would not write it, get tensors on the meta device.
+    """
     seen: set[tuple[Any, ...]] = set()
     result = {}
     for name, tensor in named.items():
@@ -182,9 +186,14 @@ def full_tensors(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if tensor.numel() and part.numel() and key in seen:
             continue
         seen.add(key)
-        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-        result[name] = whole.detach()
+        result[name] = _whole(tensor)
     return result
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    if not hasattr(tensor, "full_tensor"):
+        return tensor.detach()
+    return tensor.full_tensor().detach().to("cpu" if torch.distributed.get_rank() == 0 else "meta")
 
 
 @torch.no_grad()
@@ -248,16 +257,17 @@ def load_optimizer(
 ) -> None:
     """The inverse of `optimizer_state`; settings such as betas stay those of the current configuration."""
     parameters = dict(model.named_parameters())
-    # Reading maps the file; the optimiser writes in place, so it gets memory of its own.
-    owned = {name: tensor.clone() for name, tensor in saved.items()}
+    # Reading maps the file; the optimiser writes in place, so it gets memory of its own, of shards no more than these.
+    owned = {name: tensor.clone() for name, tensor in saved.items() if name.startswith("|")}
     current = optimizer.state_dict()
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = {id(parameter): name for name, parameter in parameters.items()}
-    state = {name: _unpacked(values, owned) for name, values in plain["parameters"].items()}
+    state = {name: _unpacked(values, saved) for name, values in plain["parameters"].items()}
     for name, values in state.items():
         for entry, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameters[name].shape:
-                values[entry] = _like(parameters[name], value)
+            if isinstance(value, Tensor):
+                cut = hasattr(parameters[name], "full_tensor") and value.shape == parameters[name].shape
+                values[entry] = _like(parameters[name], value) if cut else value.clone()
     current["state"] = {i: dict(state[names[id(p)]]) for i, p in enumerate(order) if names[id(p)] in state}
     for group, values in zip(current["param_groups"], plain["groups"], strict=True):
         group.update(_unpacked(values, owned))
@@ -272,7 +282,7 @@ def load_optimizer(
 def _packed(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
     """`value` as JSON; the tensors in it go to `tensors`, under names that begin with `key`."""
     if isinstance(value, Tensor):
-        tensors[key] = (value.full_tensor() if hasattr(value, "full_tensor") else value).detach()
+        tensors[key] = _whole(value)
         return {"tensor": key}
     if isinstance(value, Mapping):
         return {str(name): _packed(item, f"{key}|{name}", tensors) for name, item in value.items()}

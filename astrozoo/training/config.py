@@ -166,16 +166,21 @@ class DistributedConfig:
 
     Attributes:
         strategy: `ddp` copies the model, `fsdp2` shards it; `auto` follows `accelerate launch`, else `ddp`.
-        wrap: `fsdp2`: patterns of module names that are sharded one by one, such as `blocks.*`; the rest is one shard.
+        wrap: `fsdp2`: modules that are sharded one by one, the rest together: patterns of their names in which `*` is
+            anything between two dots, such as `blocks.*`. Empty takes the `blocks` of the model's spec.
         find_unused: `ddp`: allow parameters that a step does not use (slower).
+        timeout: Seconds that processes wait for one that is late, such as the first while it writes a checkpoint,
+            before the run fails. One that has died ends it at once.
     """
 
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     wrap: tuple[str, ...] = ()
     find_unused: bool = False
+    timeout: float = 600.0
 
     def __post_init__(self) -> None:
         settings.coerce(self, section="distributed")
+        require(self.timeout > 0, "distributed.timeout", self.timeout, "seconds above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

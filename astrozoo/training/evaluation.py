@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from astrozoo import objectives
 from astrozoo.batch import Batch
@@ -16,6 +18,7 @@ from astrozoo.module import ZooModel
 from astrozoo.training.loading import Batches, explain_dead_worker
 from astrozoo.training.protocol import Samples, baselines_of, collate_of, metrics_of, split_of
 from astrozoo.training.runtime import LossModule, Runtime, mover
+from astrozoo.training.sharding import reshard
 from astrozoo.weights.load import usable_device
 
 __all__ = ["evaluate", "evaluate_baselines", "score_model"]
@@ -113,11 +116,13 @@ def score_model(
                     batch = move(batch)
                     predicted = scores.shared_loss or scores.metrics["model"] is not None
                     outputs = loss(batch, True) if predicted else None
-                    own = None if scores.shared_loss else loss(batch)["loss"].item()
+                    own = None if scores.shared_loss else loss(batch)
                     if index * processes + rank < count:
                         scores.update({"model": _float(outputs)}, batch, {"model": own})
         finally:
             model.train(training)
+            if runtime is not None and runtime.strategy == "fsdp2":
+                reshard(loss)
     return scores.compute(runtime)["model"]
 
 
@@ -126,30 +131,41 @@ class _Scores:
 
     def __init__(self, names: Mapping[str, Any], data: Any, model: ZooModel) -> None:
         self.shared_loss = type(model).loss is ZooModel.loss
-        self.task = model.task
+        self.model = model
         self.metrics = {name: metrics_of(data) for name in names}
-        self._totals = {name: [0.0, 0.0] for name in names}
+        self._totals: dict[str, dict[str, list[float]]] = {name: {} for name in names}  # part of the loss: sum, weight
 
     def update(
-        self, outputs: Mapping[str, Any], batch: Batch, losses: Mapping[str, float | None] | None = None
+        self, outputs: Mapping[str, Any], batch: Batch, losses: Mapping[str, dict[str, Tensor] | None] | None = None
     ) -> None:
+        """Add one batch, with what the predictors made of it, and the parts of losses that are the models' own."""
+        weights: Mapping[str, Any] = self.model.loss_weights(batch) or {"loss": len(batch)}
         for name, output in outputs.items():
             metrics = self.metrics[name]
             if metrics is not None:
                 metrics.update(output, batch)
-            value = losses.get(name) if losses else None
+            parts = losses.get(name) if losses else None
             if self.shared_loss:
-                value = objectives.task_loss(self.task, output, batch)["loss"].item()
-            if value is not None:
-                self._totals[name][0] += value * len(batch)
-                self._totals[name][1] += len(batch)
+                parts = objectives.task_loss(self.model.task, output, batch)
+            if parts is not None:
+                for part, weight in weights.items():
+                    total = self._totals[name].setdefault(part, [0.0, 0.0])
+                    total[0] += float(parts[part]) * float(weight)
+                    total[1] += float(weight)
 
     def compute(self, runtime: Runtime | None) -> dict[str, dict[str, float]]:
+        """Metrics by predictor, and `loss`: as if all samples were one batch; NaN where no target is known."""
         result = {}
         for name, metrics in self.metrics.items():
-            total, weight = runtime.sum(self._totals[name]) if runtime else self._totals[name]
             values = {key: float(value) for key, value in metrics.compute().items()} if metrics is not None else {}
-            result[name] = {**values, **({"loss": total / weight} if weight else {})}
+            # A process that had nothing to score knows no parts.
+            everyone = runtime.gather(self._totals[name]) if runtime else [self._totals[name]]
+            names = dict.fromkeys(part for totals in everyone for part in totals)
+            means = []
+            for part in names:
+                total, weight = (math.fsum(item[part][i] for item in everyone if part in item) for i in (0, 1))
+                means.append(total / weight if weight else math.nan)
+            result[name] = {**values, **({"loss": math.fsum(means) / len(means)} if means else {})}
         return result
 
 

@@ -7,11 +7,11 @@ runs the trackers. Sharding is PyTorch's `fully_shard`, which works on every dev
 from __future__ import annotations
 
 import atexit
-import fnmatch
 import logging
 import os
 import random
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from astrozoo.batch import Batch
-from astrozoo.errors import ConfigError
+from astrozoo.errors import AstrozooError, ConfigError
 from astrozoo.module import ZooModel
 from astrozoo.processes import leave_process_group
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.device import usable_device
+from astrozoo.training.lifeline import Lifeline, connect
+from astrozoo.training.sharding import shard
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["LossModule", "Runtime", "mover", "seed_everything", "start", "wrap"]
 
 log = logging.getLogger("astrozoo.training")
+_LIFELINE: dict[str, Any] = {}
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -57,6 +60,7 @@ class Runtime:
     device: torch.device
     accelerator: Accelerator
     strategy: str  # "single", "ddp" or "fsdp2"
+    lifeline: Lifeline | None = None
 
     @property
     def processes(self) -> int:
@@ -91,6 +95,16 @@ class Runtime:
         torch.distributed.all_gather_object(values, value)
         return values
 
+    def failed(self, error: BaseException) -> str | None:
+        """Note that this process fails; where it does because another is lost, which one and why."""
+        if self.lifeline is None:
+            return None
+        # The connection that broke under a collective operation may be noticed before the lifeline's.
+        foreign = isinstance(error, RuntimeError) and not isinstance(error, AstrozooError)
+        lost = self.lifeline.lost() if foreign else None
+        self.lifeline.fail(error)
+        return lost
+
     def together(self, action: Any) -> Any:
         """Run `action` on the main process; if it fails there, all processes raise its error.
 
@@ -119,7 +133,7 @@ def start(config: TrainConfig) -> Runtime:
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     device = usable_device(config.device)
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -129,7 +143,10 @@ def start(config: TrainConfig) -> Runtime:
         log.warning("accelerate launch asks for precision %s; the configuration's %s counts.", asked, config.precision)
     if AcceleratorState._shared_state:  # Accelerate remembers device and precision of an earlier run in this process
         AcceleratorState._reset_state(reset_partial_state=not launched)
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=config.distributed.find_unused)]
+    handlers = [
+        DistributedDataParallelKwargs(find_unused_parameters=config.distributed.find_unused),
+        InitProcessGroupKwargs(timeout=timedelta(seconds=config.distributed.timeout)),
+    ]
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=handlers)
     strategy: str = config.distributed.strategy
     if accelerator.num_processes == 1:
@@ -138,11 +155,27 @@ def start(config: TrainConfig) -> Runtime:
         strategy = "single"
     elif strategy == "auto":
         strategy = "fsdp2" if wants_fsdp else "ddp"
+    runtime = Runtime(device, accelerator, strategy)
     if accelerator.num_processes > 1:
-        device = accelerator.device
+        runtime.device = accelerator.device
         atexit.unregister(leave_process_group)
         atexit.register(leave_process_group)
-    return Runtime(device, accelerator, strategy)
+        runtime.lifeline = _connected(runtime)
+    return runtime
+
+
+def _connected(runtime: Runtime) -> Lifeline | None:
+    """The lifeline of this process group; one serves all runs of a process."""
+    group = torch.distributed.group.WORLD
+    if _LIFELINE.get("group") is not group:
+        line = connect(runtime.rank, runtime.processes, runtime.gather)
+        _LIFELINE.update(group=group, line=line)
+        if line is not None:
+            atexit.register(line.leave)  # runs before the process group is left, which may take long
+    line = _LIFELINE["line"]
+    if line is not None:
+        line.failure = None
+    return line
 
 
 def wrap(model: ZooModel, runtime: Runtime, config: TrainConfig) -> tuple[LossModule, nn.Module]:
@@ -156,7 +189,7 @@ def wrap(model: ZooModel, runtime: Runtime, config: TrainConfig) -> tuple[LossMo
     loss = LossModule(model, AUTOCAST[config.precision])
     step: nn.Module = loss
     if runtime.strategy == "fsdp2":
-        _shard(loss, runtime, config)
+        shard(loss, model, runtime.device, runtime.processes, config.distributed.wrap)
     if config.compile:
         step = torch.compile(step)  # type: ignore[assignment]
     if runtime.strategy == "ddp":
@@ -165,24 +198,6 @@ def wrap(model: ZooModel, runtime: Runtime, config: TrainConfig) -> tuple[LossMo
         else:  # launched for FSDP, configured for DDP
             step = nn.parallel.DistributedDataParallel(step, device_ids=[runtime.device.index])
     return loss, step
-
-
-def _shard(loss: LossModule, runtime: Runtime, config: TrainConfig) -> None:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh(runtime.device.type, (runtime.processes,))
-    # All processes shard the same weights: those of the first.
-    with torch.no_grad():
-        for tensor in [*loss.parameters(), *loss.buffers()]:
-            torch.distributed.broadcast(tensor, 0)
-    patterns = config.distributed.wrap
-    names = [name for name, _ in loss.model.named_modules() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-    if patterns and not names:
-        raise ConfigError(f"distributed.wrap is {patterns}, which matches no module of {type(loss.model).__name__}.")
-    for name in sorted(names, key=lambda name: -name.count(".")):
-        fully_shard(loss.model.get_submodule(name), mesh=mesh)
-    fully_shard(loss, mesh=mesh)
 
 
 def mover(model: nn.Module, device: torch.device) -> Any:

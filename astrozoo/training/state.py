@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from astrozoo.errors import TrainingError
 from astrozoo.training import checkpoint as saved
+from astrozoo.training.optim import local
 from astrozoo.training.protocol import contents_of, schema_of
 
 if TYPE_CHECKING:
@@ -28,12 +29,14 @@ def capture(trainer: Trainer) -> saved.Checkpoint:
         TrainingError: The weights are not finite.
     """
     runtime = trainer.runtime
-    plain, optimizer = saved.optimizer_state(trainer.optimizer, trainer.model)
-    tensors = {"model": saved.full_tensors(trainer.model.state_dict()), "optimizer": optimizer}
-    names = {name for name, _ in trainer.model.named_parameters()}  # a buffer may mask with infinity
-    bad = [name for name, item in tensors["model"].items() if name in names and not bool(item.isfinite().all())]
+    # Of parameters only: a buffer may mask with infinity.
+    own = {name: local(item) for name, item in trainer.model.named_parameters()}
+    found = runtime.gather([name for name, item in own.items() if not bool(item.isfinite().all())])
+    bad = sorted({name for part in found for name in part})
     if bad:
         raise TrainingError(f"the weights {bad[:3]} are not finite after step {trainer.step}; nothing was overwritten.")
+    plain, optimizer = saved.optimizer_state(trainer.optimizer, trainer.model)
+    tensors = {"model": saved.full_tensors(trainer.model.state_dict()), "optimizer": optimizer}
     if trainer.ema is not None:
         tensors["ema"] = saved.full_tensors(trainer.ema.averages)
     generators = runtime.gather(saved.rng_state(runtime.device))

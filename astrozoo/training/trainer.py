@@ -99,21 +99,14 @@ class Trainer:
         rate = self.config.optim.lr * learning_rate(self.config.schedule, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        seen: list[Batch] = []
+        seen = [self._fit(next(batches)) for _ in range(self.order.accumulate)]
         step_loss: Any = 0.0
-        weights = self.order.weights(self.epoch_step)
-        for micro, weight in enumerate(weights):
-            batch = next(batches)
-            if self.move is not None:
-                batch = self._fit(batch)
-            seen.append(batch)
+        for micro, (batch, factors) in enumerate(zip(seen, self._factors(seen), strict=True)):
             if self.runtime.strategy == "ddp":
                 # What DDP.no_sync() sets: gradients are averaged with the last micro-batch only.
-                setattr(self.forward, "require_backward_grad_sync", micro == len(weights) - 1)  # noqa: B010
+                setattr(self.forward, "require_backward_grad_sync", micro == len(seen) - 1)  # noqa: B010
             parts = self.forward(batch)
-            loss = parts["loss"]
-            if weight != 1.0:
-                loss = loss * weight
+            loss = parts["loss"] if factors is None else _weighted(parts, factors)
             if self.runtime.processes > 1:
                 # An infinite loss may have finite gradients; as NaN they reach all processes, which stop together.
                 loss = loss * (1 + 0 * loss.detach())
@@ -163,8 +156,27 @@ class Trainer:
             self.lagged.submit(self.step, seen, loss, norm)
             self._check_lagged(wait=False)
 
+    def _factors(self, seen: list[Batch]) -> list[dict[str, Any] | None]:
+        """Factors of the parts of each micro-batch's loss that make their sum, averaged over processes, the batch's."""
+        if self.order.parts == 1:
+            return [None]
+        shares = self.order.weights(self.epoch_step)
+        weights = [self.model.loss_weights(batch) for batch in seen]
+        if not weights[0]:
+            return [{"loss": share} for share in shares]
+        # A process without samples has been given one of another's.
+        own = torch.stack(
+            [torch.stack(list(item.values())) * (share > 0) for item, share in zip(weights, shares, strict=True)]
+        )
+        total = own.sum(0)
+        if self.runtime.processes > 1:
+            torch.distributed.all_reduce(total)
+        factors = own * self.runtime.processes / total.clamp_min(torch.finfo(total.dtype).tiny)  # [micro-batch, part]
+        return [dict(zip(item, row, strict=True)) for item, row in zip(weights, factors, strict=True)]
+
     def _fit(self, batch: Batch) -> Batch:
-        assert self.move is not None
+        if self.move is None:
+            return batch
         moved = self.move(batch)
         if not self._checked_batch:
             self._checked_batch = True
@@ -263,7 +275,7 @@ class Trainer:
         now = time.monotonic()
         done = max(self.step - self._logged_step, 1)
         seconds = max(now - self._logged_at, 1e-9)
-        parts = {name: float(value) for name, value in self._parts.items() if name != "loss"}
+        parts = {name: float(value.detach()) for name, value in self._parts.items() if name != "loss"}
         assert self._norm is not None
         loss = self.runtime.sum([float(self._loss_sum) / done / self.runtime.processes])[0]
         self._recorder.write(
@@ -368,3 +380,8 @@ class Trainer:
         state.restore(self, checkpoint)
         self.checkpoint_path, self.saved_step = checkpoint.path, self.step
         log.info("Resuming from %s (step %d of %d)", checkpoint.path, self.step, self.steps)
+
+
+def _weighted(parts: dict[str, Tensor], factors: dict[str, Any]) -> Tensor:
+    """The mean of the parts that have factors, each times its factor."""
+    return torch.stack([parts[name] * factor for name, factor in factors.items()]).mean()

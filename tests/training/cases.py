@@ -58,7 +58,9 @@ def mse(y: Tensor, batch: Batch) -> dict[str, Tensor]:
     return {"loss": (y.float() if y.dtype == torch.bfloat16 else y).sub(batch.targets["y"]).square().mean()}
 
 
-FAMILY = Family(name="net", domain="test", summary="A net.", model=Net, config=NetConfig, miniature={})
+FAMILY = Family(
+    name="net", domain="test", summary="A net.", model=Net, config=NetConfig, miniature={}, blocks=("stem",)
+)
 VARIANT = FAMILY.variant("nano", "For tests.")
 
 

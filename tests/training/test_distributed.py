@@ -1,13 +1,13 @@
+"""Two and four processes give what one gives: launched once each, the four by torchrun, the two by accelerate."""
+
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import cases
 import distributed_case
+import launching
 import pytest
 import torch
 
@@ -15,61 +15,94 @@ from astrozoo.errors import ConfigError
 from astrozoo.training import TrainConfig, train
 from astrozoo.training import checkpoint as saved
 
-PLACES = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PLACES)}
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory) -> saved.Checkpoint:
+def single(tmp_path_factory) -> Path:
+    """Folder of the run of one process, with that of the net whose loss is a mean over samples in it."""
     out = tmp_path_factory.mktemp("single")
-    distributed_case.run(out, "auto")
-    return saved.latest_checkpoint(out / "checkpoints")
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory) -> Path:
-    """Folder with the runs of both strategies; one launch for both, because starting takes longer than training."""
-    out = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
-               f"--master-port={free_port()}", distributed_case.__file__, out, "ddp", "fsdp2"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
-    assert done.returncode == 0, done.stderr
+    distributed_case.run(out)
+    distributed_case.run(out / "samples", task="samples")
     return out
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes_train_the_weights_of_one(strategy, single, two_processes):
-    checkpoint = saved.latest_checkpoint(two_processes / strategy / "checkpoints")
+@pytest.fixture(scope="module")
+def folders(single, tmp_path_factory) -> dict[int, Path]:
+    """By number of processes, the folder of the runs of all cases, and of one continued from other processes."""
+    folders = {4: tmp_path_factory.mktemp("four"), 2: tmp_path_factory.mktemp("two")}
+    written_by = {4: single, 2: folders[4] / "fsdp2-3"}
+    launchers = {4: launching.torchrun, 2: launching.accelerate}
+    for processes, out in folders.items():
+        checkpoint = written_by[processes] / "checkpoints" / "step-00000004"
+        command = [*launchers[processes](processes), distributed_case.__file__, out]
+        done = launching.run(*command, f"fsdp2-1={checkpoint}", f"ddp-3={checkpoint}", timeout=300)
+        assert done.returncode == 0, done.stderr
+    return folders
+
+
+def assert_same_run(out: Path, expected: Path) -> None:
+    ours, theirs = (saved.latest_checkpoint(folder / "checkpoints") for folder in (out, expected))
+    assert ours.state["step"] == theirs.state["step"] == distributed_case.STEPS
     for group in ("model", "ema", "optimizer"):
-        assert checkpoint.tensors[group].keys() == single.tensors[group].keys()
-        for name, tensor in checkpoint.tensors[group].items():
-            torch.testing.assert_close(tensor, single.tensors[group][name], rtol=1e-10, atol=1e-12)
-    for row, expected in zip(checkpoint.state["history"], single.state["history"], strict=True):
-        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+        assert ours.tensors[group].keys() == theirs.tensors[group].keys()
+        for name, tensor in ours.tensors[group].items():
+            torch.testing.assert_close(tensor, theirs.tensors[group][name], rtol=1e-10, atol=1e-12, msg=name)
+    for row, other in zip(ours.state["history"], theirs.state["history"], strict=True):
+        assert row == pytest.approx(other, rel=1e-10)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_checkpoint_of_two_processes_continues_in_one(strategy, two_processes, tmp_path):
-    folder = two_processes / strategy
-    saved_by_two = sorted((folder / "checkpoints").iterdir())[-1]
-    config = TrainConfig.from_dict(
-        {
-            **saved.read_checkpoint(saved_by_two).state["config"],
-            "max_steps": 12,
-            "distributed": {},
-            "out": str(tmp_path),
-        }
-    )
-    data = cases.Line(22, dtype=torch.float64)
-    result = train(cases.net(torch.float64, dropout=0.0), data, config, resume=saved_by_two)
-    assert result.steps == 12
-    assert (folder / "best" / "model.safetensors").exists()
+def test_run_of_one_process_clips_gradients_and_ends_epochs_with_two_samples(single):
+    lines = [json.loads(line) for line in (single / "log.jsonl").read_text().splitlines()]
+    norms = [line["grad_norm"] for line in lines if line["event"] == "train"]
+    assert max(norms) > 0.2
+    history = saved.latest_checkpoint(single / "checkpoints").state["history"]
+    losses = [row["loss"] for row in history]
+    assert losses != sorted(losses, reverse=True)  # some evaluation is no improvement: nothing is saved after it
+    assert len(distributed_case.GappyData().train) % 13 == 2
+
+
+@pytest.mark.parametrize("case", distributed_case.CASES)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_train_the_weights_of_one(processes, case, single, folders):
+    assert_same_run(folders[processes] / case, single / "samples" if case == "samples" else single)
+
+
+@pytest.mark.parametrize("case", ["fsdp2-1-resumed", "ddp-3-resumed"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_checkpoint_of_other_processes_is_continued(processes, case, single, folders):
+    assert_same_run(folders[processes] / case, single)
+
+
+@pytest.mark.parametrize("case", ["ddp-1", "ddp-3", "fsdp2-1", "fsdp2-3"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_checkpoint_of_processes_is_continued_by_one(processes, case, single, folders, tmp_path):
+    checkpoint = folders[processes] / case / "checkpoints" / "step-00000004"
+    distributed_case.run(tmp_path, resume=checkpoint)
+    assert_same_run(tmp_path, single)
+
+
+@pytest.mark.parametrize("case", ["fsdp2-1", "fsdp2-3"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_each_process_holds_its_shard_and_nothing_else(processes, case, folders):
+    facts = [json.loads((folders[processes] / case / f"facts-{rank}.json").read_text()) for rank in range(processes)]
+    total = facts[0]["total"]
+    assert sum(fact["held"] for fact in facts) == total
+    for fact in facts:
+        assert fact["whole"] == fact["whole after evaluation"] == 0
+        assert fact["wrapped"] == ["", "model.stem"]  # as the spec says
+        assert fact["held"] < 1.3 * total / processes
+
+
+@pytest.mark.parametrize("case", ["fsdp2-1", "fsdp2-3"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_only_the_first_process_gathers_what_it_writes(processes, case, folders):
+    for rank in range(processes):
+        fact = json.loads((folders[processes] / case / f"facts-{rank}.json").read_text())
+        expected = fact["total"] if rank == 0 else 0
+        assert [fact[f"gathered {group}"] for group in ("model", "ema", "optimizer")] == [
+            expected,
+            expected,
+            2 * expected,
+        ]
 
 
 def test_sharding_needs_several_processes(data, tmp_path):

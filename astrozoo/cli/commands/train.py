@@ -10,7 +10,7 @@ Settings come from --config (YAML) and --set KEY=VALUE, which wins; values are r
 
 Ctrl-C and SIGTERM save before they stop (exit status 130 and 143). The same command with the same --out goes on from
 there and ends with the weights it would have had without the stop; --resume no starts anew. For several processes,
-start it with `accelerate launch -m astrozoo train ...` or `torchrun -m astrozoo train ...`.
+start it with `torchrun --nproc-per-node 2 -m astrozoo train ...` or `accelerate launch -m astrozoo train ...`.
 
 --auto-batch (the setting batch_size=auto) makes each forward pass as large a power of two of samples as memory allows;
 accumulate=auto keeps the batch_size and splits it until it fits. Both try real steps before training begins.

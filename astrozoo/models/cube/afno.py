@@ -307,6 +307,7 @@ FAMILY = Family(
     ),
     stems=("stem.",),
     heads=("head.",),
+    blocks=("blocks.*",),
 )
 
 cube_afno_tiny = FAMILY.variant("tiny", "Fields of one simulation, or a first run on a GPU.")

@@ -320,6 +320,7 @@ FAMILY = Family(
     ),
     stems=("stem.",),
     heads=("forecaster.head.", "persistence"),
+    blocks=("encoder.*", "forecaster.layers.*.cell.*"),
 )
 
 cube_convlstm_tiny = FAMILY.variant(

@@ -259,6 +259,7 @@ FAMILY = Family(
     ),
     stems=("stem.",),
     heads=("head.",),
+    blocks=("spectral.*", "blocks.*"),
 )
 
 cube_fno_tiny = FAMILY.variant("tiny", "Fields of one simulation, or a first run on a GPU.")

@@ -143,6 +143,7 @@ FAMILY = Family(
     ),
     stems=("stem.",),
     heads=("head.",),
+    blocks=("encoder.*.[0-9]*", "encoder.*.blocks.*", "decoder.*.*"),
 )
 
 cube_hybrid_tiny = FAMILY.variant(

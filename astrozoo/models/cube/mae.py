@@ -378,6 +378,7 @@ FAMILY = Family(
     attention_use=SUBSET_TOKENS,
     stems=("encoder.embed.", "decoder.static."),
     heads=("head.",),
+    blocks=("encoder.trunk.blocks.*", "decoder.trunk.blocks.*"),
 )
 
 cube_mae_tiny = FAMILY.variant("tiny", "Pretrains cube_vit_tiny on a simulation, or a first run on a GPU.")

@@ -335,6 +335,7 @@ FAMILY = Family(
     paper=Paper(authors="Liu et al.", year=2018, title="DARTS: Differentiable Architecture Search", arxiv="1806.09055"),
     stems=("stem.",),
     heads=("head.",),
+    blocks=("encoder.*.*", "decoder.*.*"),
 )
 
 cube_nas_small = FAMILY.variant(

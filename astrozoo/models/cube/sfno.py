@@ -292,6 +292,7 @@ FAMILY = Family(
     requires=("torch-harmonics>=0.8,<0.9",),
     stems=("stem.",),
     heads=("head.",),
+    blocks=("blocks.*",),
 )
 
 cube_sfno_tiny = FAMILY.variant("tiny", "Monthly or daily fields of one simulation on a coarse global grid.")

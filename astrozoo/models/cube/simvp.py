@@ -342,6 +342,7 @@ FAMILY = Family(
     ),
     stems=("stem.",),
     heads=("head.", "persistence"),
+    blocks=("translator.*",),
 )
 
 cube_simvp_tiny = FAMILY.variant("tiny", "Sequences of monthly fields of one simulation, or a first run on a GPU.")

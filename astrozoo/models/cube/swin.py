@@ -200,6 +200,7 @@ FAMILY = Family(
     ),
     stems=("stem.",),
     heads=("head.",),
+    blocks=("encoder.*.*", "decoder.*.*"),
 )
 
 cube_swin_tiny = FAMILY.variant("tiny", "Monthly fields of one simulation, or a first run on a GPU.")

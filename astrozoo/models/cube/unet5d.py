@@ -321,6 +321,7 @@ FAMILY = Family(
     ),
     stems=("stem.",),
     heads=("head.",),
+    blocks=("encoder.*.*", "decoder.*.*"),
 )
 
 cube_unet5d_tiny = FAMILY.variant(

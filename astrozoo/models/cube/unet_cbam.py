@@ -122,6 +122,7 @@ FAMILY = Family(
     ),
     stems=("stem.",),
     heads=("head.",),
+    blocks=("encoder.*.*", "decoder.*.*"),
 )
 
 cube_unet_cbam_tiny = FAMILY.variant(

@@ -121,6 +121,7 @@ FAMILY = Family(
     ),
     stems=("stem.",),
     heads=("head.",),
+    blocks=("encoder.*.*", "trunk.blocks.*", "decoder.*.*"),
 )
 
 cube_unet_former_tiny = FAMILY.variant(

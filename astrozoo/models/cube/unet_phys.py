@@ -283,6 +283,7 @@ FAMILY = Family(
     ),
     stems=("stem.",),
     heads=("head.",),
+    blocks=("encoder.*.*", "decoder.*.*"),
 )
 
 cube_unet_phys_small = FAMILY.variant(

@@ -225,6 +225,7 @@ FAMILY = Family(
     ),
     stems=("stem.",),
     heads=("head.",),
+    blocks=("encoder.*.*", "coarsen.*", "refine.*", "decoder.*.*"),
 )
 
 cube_unet_sep_tiny = FAMILY.variant(

@@ -214,6 +214,7 @@ FAMILY = Family(
     attention_use=GRID_TOKENS,
     stems=("encoder.embed.", "stem."),
     heads=("head.",),
+    blocks=("encoder.trunk.blocks.*",),
 )
 
 cube_vit_tiny = FAMILY.variant("tiny", "Daily fields of one simulation, or a first run on a GPU.")

@@ -149,6 +149,7 @@ FAMILY = Family(
         arxiv="1905.10437",
     ),
     capabilities=Capabilities(features="each block reads the whole past at once; there are no stages"),
+    blocks=("blocks.*",),
     miniature={"lookback": 24, "horizon": 6, "blocks": 2, "width": 32},
 )
 
