@@ -133,9 +133,10 @@ class Lifeline:
         self._lost = sentence
         for rank in list(self._peers) if self.rank == 0 else ():
             self._send(rank, {"lost": sentence})
+        # All may have failed together, and a script that has caught the error may go on.
         if self.failure is None and not self._leaving:
             log.error("%s This is process %d, which ends too.", sentence, self.rank)
-        threading.Thread(target=self._end, name="astrozoo-end", daemon=True).start()
+            threading.Thread(target=self._end, name="astrozoo-end", daemon=True).start()
         self._news.set()
 
     def _end(self) -> None:

@@ -143,6 +143,16 @@ def test_message_in_pieces_is_put_together(ended):
         assert line.first.lost(10) == "process 1 of 2 failed: ValueError: x."
 
 
+def test_processes_that_fail_together_do_not_end_each_other(ended):
+    line = Line(2)
+    line.first.fail(ConfigError("no such device"))
+    with line.other(1) as peer:
+        peer.sendall(b'{"end": "ConfigError: no such device"}\n')
+    line.thread.join(10)
+    assert line.first.lost(0.0) is not None
+    assert ended == []
+
+
 def test_stranger_is_not_let_in(ended):
     line = Line(2)
     with line.other(1, token="guess") as stranger:
