@@ -121,15 +121,17 @@ def _summary(profiler: profile, seconds: float, config: ProfileConfig, device: t
         busy, kernels = _busy(profiler)
         lines += ["", f"The GPU was busy for {100 * busy / seconds / config.steps:.1f} % of the time, with "
                       f"{kernels / config.steps:.0f} kernels and copies per step."]  # fmt: skip
-    lines += _table("operations by the time of the host", averages, "self_cpu_time_total", seconds, config)
+    known = [row for row in averages if not row.key.startswith(_PREFIX)]
+    host = [row for row in known if row.device_type == DeviceType.CPU]
+    lines += _table("operations by the time of the host", host, "self_cpu_time_total", seconds, config)
     if cuda:
-        lines += _table("kernels by the time of the GPU", averages, "self_device_time_total", seconds, config)
+        launched = [row for row in known if row.device_type == DeviceType.CUDA]
+        lines += _table("kernels by the time of the GPU", launched, "self_device_time_total", seconds, config)
     return "\n".join(lines) + "\n"
 
 
-def _table(title: str, averages: Any, key: str, seconds: float, config: ProfileConfig) -> list[str]:
+def _table(title: str, rows: list[Any], key: str, seconds: float, config: ProfileConfig) -> list[str]:
     """Rows of a Markdown table: the costliest operations, without what they call."""
-    rows = [row for row in averages if not row.key.startswith((_PREFIX, "ProfilerStep"))]
     rows = sorted(rows, key=lambda row: -getattr(row, key))[: config.rows]
     lines = ["", f"| {title} | calls | ms | share |", "| --- | --- | --- | --- |"]
     for row in rows:
