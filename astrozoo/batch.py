@@ -44,7 +44,16 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """A copy in page-locked memory, for asynchronous transfer to an accelerator."""
-        return self.map(Tensor.pin_memory)
+        return self.condensed().map(Tensor.pin_memory).expanded(self)
+
+    def condensed(self) -> Batch:
+        """Where all samples are one sample that was expanded, as static fields are: that one, as a batch of one."""
+        return self.map(lambda tensor: tensor[:1] if _is_expanded(tensor) else tensor)
+
+    def expanded(self, whole: Batch) -> Batch:
+        """The inverse of `condensed`: with the shapes of `whole`, so that copies and transfers happen once."""
+        pairs = zip(self._parts(), whole._parts(), strict=True)
+        return Batch(*({name: item.expand(sizes[name].shape) for name, item in part.items()} for part, sizes in pairs))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """A copy with `function` applied to every tensor."""
@@ -115,6 +124,10 @@ def random_tensor(
     if spec.dtype == "bool":
         return (torch.rand(shape, generator=generator) < 0.5).to(device)
     return torch.randn(shape, generator=generator).to(device=device, dtype=dtype)
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    return tensor.ndim > 0 and tensor.shape[0] > 1 and tensor.stride(0) == 0
 
 
 def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from astrozoo.batch import Batch
 from astrozoo.batch import collate as collate_samples
@@ -87,8 +87,12 @@ class FieldDataset(Dataset[Batch]):
     def set_epoch(self, epoch: int) -> None:
         """Draw other holes in this epoch (infilling); other tasks do not depend on it."""
         counter = getattr(self.encoding, "epoch", None)
-        if counter is not None:
+        if counter is None:
+            return
+        if get_worker_info() is None:
             counter.fill_(epoch)
+        else:  # other workers may still be in the epoch before
+            self.encoding.epoch = torch.tensor(epoch)  # type: ignore[attr-defined]
 
     def coordinates(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
         """`member` and `init_time` of samples: what `to_dataset` needs to label outputs."""

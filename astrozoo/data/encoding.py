@@ -113,7 +113,8 @@ class Infill:
     def __init__(self, schema: FieldSchema) -> None:
         self.schema = schema
         self.offsets = (0, 0)
-        # Of one dataset: the holes of validation stay as they are. Shared, so that running workers see it change.
+        # Of one dataset: the holes of validation stay as they are. Shared, so that running workers see it change; a
+        # worker that is told the epoch of a batch, as by the trainer, keeps one of its own.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.hide = True
 

@@ -123,6 +123,7 @@ def _run(trainer: Trainer, callbacks: Sequence[Callback], auto: Mapping[str, Any
             stopped = trainer.run(recorder, interrupt, callbacks)
             with trainer.weights_to_keep():
                 last = trainer.save_model("last")
+            trainer.saver.finish()
             # A signal may also have come amid the saves; then it ends the run here, before anything is scored.
             stopped = next(filter(None, runtime.gather(interrupt.requested)), stopped)
         result = _result(trainer, stopped, last)
@@ -144,6 +145,7 @@ def _rescue(trainer: Trainer | None) -> str:
         try:
             trainer.optimizer.zero_grad()
             trainer.save()
+            trainer.saver.finish()
         except Exception as error:  # the error that is being explained is the one to report
             problem = f" That of step {trainer.step} could not be saved ({str(error) or type(error).__name__})."
     if trainer.checkpoint_path is None:

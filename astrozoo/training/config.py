@@ -22,6 +22,7 @@ __all__ = [
     "EvaluationConfig",
     "LogConfig",
     "OptimConfig",
+    "ProfileConfig",
     "ScheduleConfig",
     "TrainConfig",
 ]
@@ -128,10 +129,13 @@ class CheckpointConfig:
     Attributes:
         every: Steps between checkpoints; None writes one only when training stops.
         keep: How many are kept.
+        background: Write while training goes on, from a copy on the host that must fit into a quarter of its free
+            memory; several processes wait in any case. None: on a GPU, where waiting would leave it idle.
     """
 
     every: int | None = 500
     keep: int = 2
+    background: bool | None = None
 
     def __post_init__(self) -> None:
         settings.coerce(self, section="checkpoint")
@@ -158,6 +162,27 @@ class LogConfig:
     def __post_init__(self) -> None:
         settings.coerce(self, section="log")
         require(self.every > 0, "log.every", self.every, "a whole number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """A profile of some steps, in the folder `profile` of the run: `steps.md` for people, `trace.json.gz` for a viewer.
+
+    Attributes:
+        steps: How many to profile; 0 for none.
+        after: Steps before them, in which kernels are compiled and caches fill.
+        rows: Operations in each table.
+    """
+
+    steps: int = 0
+    after: int = 10
+    rows: int = 20
+
+    def __post_init__(self) -> None:
+        settings.coerce(self, section="profile")
+        for name, least in (("steps", 0), ("after", 0), ("rows", 1)):
+            value = getattr(self, name)
+            require(value >= least, f"profile.{name}", value, f"a whole number of at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +252,7 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:

@@ -171,7 +171,8 @@ class _Scores:
 
 def _batches(samples: Samples, data: Any, size: int, workers: int, indices: Any) -> Batches:
     chunks = [list(range(index * size, min((index + 1) * size, len(samples)))) for index in indices]
-    return Batches(samples, collate_of(data), chunks, workers=workers)
+    # To start processes for a single batch takes longer than to load it here.
+    return Batches(samples, collate_of(data), chunks, workers=workers if len(chunks) > 1 else 0)
 
 
 @contextlib.contextmanager

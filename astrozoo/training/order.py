@@ -30,9 +30,12 @@ class Chunk(list[int]):
 class DataOrder:
     """A batch sampler for `torch.utils.data.DataLoader`: micro-batches of one process, from a position on.
 
+    An iteration may go on through several epochs, so that processes that load data never run dry between two.
+
     Attributes:
         steps: Optimiser steps per epoch.
-        epoch, start: What the next iteration yields: that epoch, from that step on.
+        epoch, start: Where the next iteration begins: in that epoch, with that step.
+        epochs: How many epochs it goes through, the first of them from `start` on.
     """
 
     def __init__(
@@ -58,20 +61,26 @@ class DataOrder:
         if self.steps == 0:
             raise DataError(f"{length} training samples do not fill one batch of {batch_size}; set drop_last=false.")
         self.epoch = self.start = 0
+        self.epochs = 1
 
     def __len__(self) -> int:
-        return (self.steps - self.start) * self.accumulate
+        return (self.epochs * self.steps - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[Chunk]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        for step in range(self.start, self.steps):
+        first, start = self.epoch, self.start
+        for epoch in range(first, first + self.epochs):
+            yield from self._epoch(epoch, start if epoch == first else 0)
+
+    def _epoch(self, epoch: int, start: int) -> Iterator[Chunk]:
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+        for step in range(start, self.steps):
             samples = order[step * self.batch_size : (step + 1) * self.batch_size]
             bounds = self._bounds(len(samples))
             for micro in range(self.accumulate):
                 part = micro * self.processes + self.rank
                 # A process without samples still takes part in the collective operations, with weight 0.
                 chunk = Chunk(samples[bounds[part] : bounds[part + 1]].tolist() or samples[:1].tolist())
-                chunk.seed = (self.seed, self.epoch, step, part)
+                chunk.seed = (self.seed, epoch, step, part)
                 yield chunk
 
     def weights(self, step: int) -> list[float]:

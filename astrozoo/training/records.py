@@ -8,23 +8,24 @@ import json
 import logging
 import math
 import os
-import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from astrozoo.errors import ConfigError, TrainingError
 from astrozoo.training.config import TrainConfig
+from astrozoo.training.gauges import Gauges
 from astrozoo.training.runtime import Runtime
 from astrozoo.weights.files import atomic_write
 
-__all__ = ["Interrupt", "Recorder"]
+__all__ = ["Interrupt", "Line", "Recorder"]
 
 log = logging.getLogger("astrozoo.training")
 _REFRESH = 0.25  # seconds between updates of the bar
@@ -34,8 +35,8 @@ class Recorder:
     """Writes what happens; on every process but the main one it does nothing."""
 
     def __init__(self, runtime: Runtime, config: TrainConfig, out: Path, *, steps: int, step: int) -> None:
-        self.device = runtime.device
         self.main = runtime.main
+        self.gauges = Gauges(runtime.device, watch=runtime.main)
         self._steps, self._shown = steps, 0.0
         self._bar: Any = None
         self._accelerator = runtime.accelerator if config.log.trackers else None
@@ -85,7 +86,7 @@ class Recorder:
         """One line of the log, and the numbers in it to the trackers."""
         if not self.main:
             return
-        line = {"event": event, "step": step, **values, "memory_bytes": self._memory(), "time": round(time.time(), 3)}
+        line = {"event": event, "step": step, **values, "memory_bytes": self.gauges.peak, "time": round(time.time(), 3)}
         text = (json.dumps(_finite(line), allow_nan=False) + "\n").encode()
         with self._explained():
             if self._file.write(text) != len(text):
@@ -96,6 +97,7 @@ class Recorder:
 
     def close(self) -> None:
         """End the bar, the trackers and the file."""
+        self.gauges.close()
         if self._bar is not None:
             self._bar.stop()
         if self._accelerator is not None:
@@ -113,11 +115,34 @@ class Recorder:
                 f"set permissions, then the same call goes on from the last one."
             ) from error
 
-    def _memory(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+
+class Line:
+    """What a step says in the log: values of the device, whose transfer runs behind the computation, and the rest.
+
+    Args:
+        step: Number of the step.
+        values: By name; numbers, or tensors of one number.
+        rest: What is known already.
+    """
+
+    def __init__(self, step: int, values: Mapping[str, float | Tensor], rest: Mapping[str, Any]) -> None:
+        self.step, self.rest = step, rest
+        self._names = list(values)
+        self._event: Any = None
+        self._values: Any = [value.detach() if isinstance(value, Tensor) else value for value in values.values()]
+        tensors = [value for value in self._values if isinstance(value, Tensor)]
+        if tensors and tensors[0].device.type == "cuda":
+            device = tensors[0].device
+            whole = torch.stack([torch.as_tensor(value, device=device).float() for value in self._values])
+            self._values = whole.to("cpu", non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def values(self) -> dict[str, float]:
+        """The numbers; waits for the step, if it is still being computed."""
+        if self._event is not None:
+            self._event.synchronize()
+        return {name: float(value) for name, value in zip(self._names, self._values, strict=True)}
 
 
 def _drop_after(path: Path, step: int) -> None:

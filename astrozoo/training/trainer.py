@@ -6,9 +6,11 @@ What happens in every step is kept short (see `_step`); everything else runs whe
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,15 +23,17 @@ from astrozoo.errors import TrainingError
 from astrozoo.module import ZooModel
 from astrozoo.training import checkpoint as saved
 from astrozoo.training import state
-from astrozoo.training.config import TrainConfig
+from astrozoo.training.config import ProfileConfig, TrainConfig
 from astrozoo.training.evaluation import score_model
 from astrozoo.training.loading import Batches
 from astrozoo.training.optim import Ema, build_optimizer, clip_gradients, learning_rate, local
 from astrozoo.training.order import DataOrder, SeededSamples
+from astrozoo.training.profiling import StepProfiler
 from astrozoo.training.protocol import collate_of, metrics_of, split_of
-from astrozoo.training.records import Interrupt, Recorder
+from astrozoo.training.records import Interrupt, Line, Recorder
 from astrozoo.training.runtime import Runtime, mover, seed_everything, wrap
-from astrozoo.training.sentinel import LaggedCheck, diagnose, first_non_finite
+from astrozoo.training.saving import Saver, copied
+from astrozoo.training.sentinel import LAG, LaggedCheck, diagnose, first_non_finite
 
 __all__ = ["Trainer"]
 
@@ -76,6 +80,8 @@ class Trainer:
         self.batches = Batches(
             samples, collate_of(data), self.order, workers=config.num_workers, pin=runtime.device.type == "cuda"
         )
+        self.saver = Saver(runtime.processes == 1 and _background(config, runtime))
+        self.profiler = StepProfiler(ProfileConfig(), out, runtime.device)
         self.move: Callable[[Batch], Batch] | None = mover(model, runtime.device)
         self._checked_batch = False
         metrics = metrics_of(data)
@@ -88,6 +94,8 @@ class Trainer:
         self._loss_sum: Any = 0.0
         self._parts: dict[str, Tensor] = {}
         self._norm: Tensor | None = None
+        self._waited = 0.0
+        self._lines: deque[Line] = deque()
         self.saved_step = -1
         self.checkpoint_path: Path | None = None
         self.updating = False
@@ -96,16 +104,19 @@ class Trainer:
     # -- one step ------------------------------------------------------------------------------------------------------
 
     def _step(self, batches: Iterator[Batch]) -> None:
+        self.profiler.before()
+        span = self.profiler.span
         rate = self.config.optim.lr * learning_rate(self.config.schedule, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        seen = [self._fit(next(batches)) for _ in range(self.order.accumulate)]
+        seen = [self._fetch(batches) for _ in range(self.order.accumulate)]
         step_loss: Any = 0.0
         for micro, (batch, factors) in enumerate(zip(seen, self._factors(seen), strict=True)):
             if self.runtime.strategy == "ddp":
                 # What DDP.no_sync() sets: gradients are averaged with the last micro-batch only.
                 setattr(self.forward, "require_backward_grad_sync", micro == len(seen) - 1)  # noqa: B010
-            parts = self.forward(batch)
+            with span("forward"):
+                parts = self.forward(batch)
             loss = parts["loss"] if factors is None else _weighted(parts, factors)
             if self.runtime.processes > 1:
                 # An infinite loss may have finite gradients; as NaN they reach all processes, which stop together.
@@ -118,9 +129,12 @@ class Trainer:
                 step_loss += value
             else:
                 step_loss = step_loss + loss.detach()
-            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+            with span("backward"):
+                (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         self._parts = parts
-        self._update(seen, step_loss)
+        with span("update"):
+            self._update(seen, step_loss)
+        self.profiler.after()
 
     def _update(self, seen: list[Batch], loss: Any) -> None:
         if self.scaler is not None:
@@ -174,10 +188,19 @@ class Trainer:
         factors = own * self.runtime.processes / total.clamp_min(torch.finfo(total.dtype).tiny)  # [micro-batch, part]
         return [dict(zip(item, row, strict=True)) for item, row in zip(weights, factors, strict=True)]
 
+    def _fetch(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch, on the device; what the step waits for it is counted."""
+        began = time.perf_counter()
+        with self.profiler.span("data"):
+            batch = next(batches)
+            self._waited += time.perf_counter() - began
+            return self._fit(batch)
+
     def _fit(self, batch: Batch) -> Batch:
         if self.move is None:
             return batch
-        moved = self.move(batch)
+        on_cpu = self.runtime.device.type == "cpu"
+        moved = self.move(batch) if on_cpu else self.move(batch.condensed()).expanded(batch)
         if not self._checked_batch:
             self._checked_batch = True
             pairs = ((batch.inputs, moved.inputs), (batch.targets, moved.targets), (batch.context, moved.context))
@@ -195,15 +218,19 @@ class Trainer:
         self._logged_step = self.step
         patience = self.config.evaluation.patience
         reason = "early stopping" if patience and self.worse >= patience else None  # of the run that is continued
-        with self.batches:
-            while reason is None and self.step < self.steps:
+        self.profiler = StepProfiler(self.config.profile, self.out, self.runtime.device)
+        with self.saver:
+            with self.batches:
                 self.order.epoch, self.order.start = self.epoch, self.epoch_step
-                epoch, batches = self.epoch, iter(self.batches)
-                while reason is None and self.step < self.steps and self.epoch == epoch:
+                self.order.epochs = -(-(self.epoch_step + self.steps - self.step) // self.order.steps)
+                batches = iter(self.batches)
+                while reason is None and self.step < self.steps:
                     self._step(batches)
                     reason = self._after_step(interrupt, callbacks)
-        if self.saved_step != self.step:
-            self.save()
+            self.profiler.close()
+            self.saver.finish()
+            if self.saved_step != self.step:
+                self.save()
         return reason or "finished"
 
     def rehearse(self, steps: int) -> None:
@@ -218,6 +245,8 @@ class Trainer:
     def _after_step(self, interrupt: Interrupt, callbacks: Sequence[Callback]) -> str | None:
         config, step = self.config, self.step
         self._recorder.tick(step)
+        self.saver.poll()
+        self._write_lines(step if self.lagged is None else step - LAG)
         if step % config.log.every == 0 or step == self.steps:
             self._log()
         for callback in callbacks:
@@ -271,25 +300,32 @@ class Trainer:
         return "early stopping" if patience and self.worse >= patience else None
 
     def _log(self) -> None:
-        self._check_lagged(wait=True)
         now = time.monotonic()
         done = max(self.step - self._logged_step, 1)
         seconds = max(now - self._logged_at, 1e-9)
-        parts = {name: float(value.detach()) for name, value in self._parts.items() if name != "loss"}
         assert self._norm is not None
-        loss = self.runtime.sum([float(self._loss_sum) / done / self.runtime.processes])[0]
-        self._recorder.write(
-            "train",
-            self.step,
-            epoch=self.epoch,
-            loss=loss,
-            parts=parts,
-            lr=self.optimizer.param_groups[0]["lr"],
-            grad_norm=float(self._norm),
-            steps_per_second=done / seconds,
-            samples_per_second=done * self.order.batch_size / seconds,
-        )
-        self._logged_at, self._logged_step, self._loss_sum = now, self.step, 0.0
+        parts = {name: value for name, value in self._parts.items() if name != "loss"}
+        rest = {
+            "epoch": self.epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "steps_per_second": done / seconds,
+            "samples_per_second": done * self.order.batch_size / seconds,
+            "data_wait": self._waited / seconds,
+            **self._recorder.gauges.read(),
+        }
+        values = {"loss": self._loss_sum / done / self.runtime.processes, "grad_norm": self._norm, **parts}
+        self._lines.append(Line(self.step, values, rest))
+        self._logged_at, self._logged_step, self._loss_sum, self._waited = now, self.step, 0.0, 0.0
+        if self.lagged is None:
+            self._write_lines(self.step)
+
+    def _write_lines(self, until: int) -> None:
+        """Those of steps up to `until`, of which it is known that they were good."""
+        while self._lines and self._lines[0].step <= until:
+            line = self._lines.popleft()
+            parts = line.values()
+            loss, norm = self.runtime.sum([parts.pop("loss")])[0], parts.pop("grad_norm")
+            self._recorder.write("train", line.step, loss=loss, grad_norm=norm, parts=parts, **line.rest)
 
     # -- what goes wrong -----------------------------------------------------------------------------------------------
 
@@ -317,8 +353,11 @@ class Trainer:
             self._non_finite(norm, loss, batches, step)
             if not wait:
                 return
+        if wait:
+            self._write_lines(self.step)
 
     def _fail(self, what: str, value: float, batches: list[Batch], step: int) -> None:
+        self.saver.close()
         good = (
             f"The last good checkpoint is {self.checkpoint_path}"
             if self.checkpoint_path
@@ -348,6 +387,9 @@ class Trainer:
         from astrozoo.weights import save_model
 
         tensors = saved.full_tensors(self.model.state_dict()) if self.runtime.strategy == "fsdp2" else None
+        beside = self.saver.fits(self.model.state_dict())
+        if beside:
+            tensors = copied(self.model.state_dict())
         self.model.provenance = {
             **self.model.provenance,
             "training": {
@@ -358,22 +400,35 @@ class Trainer:
             },
         }
         path = self.out / name
-        self.runtime.together(lambda: save_model(self.model, path, state_dict=tensors) and None)
+        model = self.model
+        self.saver.save(
+            lambda: self.runtime.together(lambda: save_model(model, path, state_dict=tensors) and None), beside=beside
+        )
         return path
 
-    def save(self) -> Path:
-        """Write a checkpoint of the complete state.
+    def save(self) -> None:
+        """Write a checkpoint of the complete state; where training goes on meanwhile, the saver knows when it is done.
 
         Raises:
-            WeightsError: It could not be written; the earlier ones are intact.
+            WeightsError: It, or what was being written, could not be written; the earlier ones are intact.
             TrainingError: The weights are not finite.
         """
         self._check_lagged(wait=True)
-        checkpoint = state.capture(self)
+        checkpoint, step = state.capture(self), self.step
+        beside = self.saver.fits(*checkpoint.tensors.values())
+        if beside:
+            tensors = {group: copied(tensors) for group, tensors in checkpoint.tensors.items()}
+            checkpoint = saved.Checkpoint(copy.deepcopy(checkpoint.state), tensors)
         folder, keep = self.out / "checkpoints", self.config.checkpoint.keep
-        path: Path = self.runtime.together(lambda: saved.write_checkpoint(folder, self.step, checkpoint, keep=keep))
-        self.checkpoint_path, self.saved_step = path, self.step
-        return path
+
+        def write() -> Path:
+            path: Path = self.runtime.together(lambda: saved.write_checkpoint(folder, step, checkpoint, keep=keep))
+            return path
+
+        def done(path: Path) -> None:
+            self.checkpoint_path, self.saved_step = path, step
+
+        self.saver.save(write, done, beside=beside)
 
     def restore(self, checkpoint: saved.Checkpoint) -> None:
         """Continue from a checkpoint; raises TrainingError when it belongs to another run."""
@@ -385,3 +440,8 @@ class Trainer:
 def _weighted(parts: dict[str, Tensor], factors: dict[str, Any]) -> Tensor:
     """The mean of the parts that have factors, each times its factor."""
     return torch.stack([parts[name] * factor for name, factor in factors.items()]).mean()
+
+
+def _background(config: TrainConfig, runtime: Runtime) -> bool:
+    wanted = config.checkpoint.background
+    return runtime.device.type == "cuda" if wanted is None else wanted

@@ -10,12 +10,17 @@ import time
 import cases
 import pytest
 import torch
+import xarray as xr
+from torch.utils.data import get_worker_info
 
 from astrozoo.batch import Batch, collate
+from astrozoo.data import TimeSplit, infill, open_fields
+from astrozoo.data.datasets import collate as collate_fields
 from astrozoo.errors import DataError, TrainingError
 from astrozoo.training import checkpoint as saved
 from astrozoo.training import evaluate, train
 from astrozoo.training.loading import Batches, _deaths, explain_dead_worker
+from astrozoo.training.order import Chunk, DataOrder
 
 MESSAGE = "variable 'tas' cannot be read from tas.nc"
 
@@ -134,6 +139,57 @@ def test_a_signal_to_the_group_spares_a_worker_that_has_just_been_born(number):
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     loaded.close()
     assert multiprocessing.active_children() == []
+
+
+def test_workers_go_from_epoch_to_epoch_without_a_pause():
+    """All batches of a run come from one iteration, and each with the transforms of its epoch, whoever is ahead."""
+
+    class Epochs(cases.Samples):
+        epoch = -1
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+        def __getitem__(self, index: int) -> Batch:
+            return Batch({"x": torch.tensor([float(self.epoch), float(get_worker_info().id)])})
+
+    order = DataOrder(4, 2)
+    order.epochs = 6
+    with Batches(Epochs(4, 0), collate, order, workers=2) as loaded:
+        values = torch.cat([batch.inputs["x"] for batch in loaded])
+    assert values[:, 0].tolist() == [epoch for epoch in range(6) for _ in range(4)]
+    assert set(values[:, 1].tolist()) == {0.0, 1.0}
+
+
+def test_holes_of_an_epoch_are_the_same_whatever_other_workers_do():
+    times = xr.date_range("2001-01-01", periods=40, freq="D")
+    values = torch.randn(40, 8, 16).numpy()
+    coordinates = {"time": times, "lat": torch.linspace(-80, 80, 8).numpy(), "lon": torch.arange(16).numpy() * 22.5}
+    fields = xr.Dataset({"tas": (("time", "lat", "lon"), values, {"units": "K"})}, coordinates)
+
+    samples = infill(open_fields(fields), split=TimeSplit(train=0.7, val=0.15, test=0.15)).train
+    chunks = []
+    for epoch in (0, 1) * 20:  # one worker is always in the one, the other in the other
+        chunks.append(Chunk(range(len(samples))))
+        chunks[-1].seed = (0, epoch, 0, 0)
+
+    def inputs(workers: int) -> torch.Tensor:
+        with Batches(samples, collate_fields, chunks, workers=workers) as loaded:
+            return torch.cat([batch.inputs["x"] for batch in loaded])
+
+    assert torch.equal(inputs(0), inputs(2))
+
+
+def test_static_fields_are_sent_once_and_not_once_per_sample():
+    static = torch.randn(3, 4)
+    batch = Batch({"x": torch.randn(5, 2), "static": static.expand(5, 3, 4)}, {"y": torch.randn(5)}, {"lat": static[0]})
+    small = batch.condensed()
+    assert small.inputs["static"].shape == (1, 3, 4)
+    assert small.inputs["x"] is batch.inputs["x"]
+    copied = small.map(torch.clone).expanded(batch)
+    assert copied.inputs["static"].stride(0) == 0
+    for ours, theirs in zip(copied._parts(), batch._parts(), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_other_errors_are_no_dead_workers():

@@ -42,6 +42,18 @@ def test_resuming_amid_an_epoch_yields_its_rest():
     assert len(order) == len(whole) - 6
 
 
+def test_an_iteration_may_go_on_through_epochs():
+    order = DataOrder(22, 4, accumulate=2)
+    each = []
+    for order.epoch in (1, 2, 3):
+        each.append(list(order))
+    order.epoch, order.start, order.epochs = 1, 3, 3
+    assert len(order) == 3 * 12 - 6
+    through = list(order)
+    assert [list(chunk) for chunk in through] == [list(chunk) for chunk in chain(each[0][6:], each[1], each[2])]
+    assert [chunk.seed for chunk in through] == [chunk.seed for chunk in chain(each[0][6:], each[1], each[2])]
+
+
 @pytest.mark.parametrize(("accumulate", "processes"), [(1, 1), (3, 1), (1, 2), (2, 2), (2, 3)])
 def test_weighted_mean_over_parts_is_the_mean_over_the_batch(accumulate, processes):
     values = np.random.default_rng(0).normal(size=22)

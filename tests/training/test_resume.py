@@ -56,15 +56,16 @@ def uninterrupted(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_run_killed_at_a_random_step_ends_with_the_same_bits(workers, uninterrupted, tmp_path):
+@pytest.mark.parametrize(("workers", "background"), [(0, "false"), (0, "true"), (2, "false")])
+def test_run_killed_at_a_random_step_ends_with_the_same_bits(workers, background, uninterrupted, tmp_path):
     step = random.SystemRandom().choice(range(4, 24))
-    command = [sys.executable, cases.__file__, str(tmp_path), str(step), f"num_workers={workers}"]
+    flags = [f"num_workers={workers}", f"checkpoint.background={background}"]
+    command = [sys.executable, cases.__file__, str(tmp_path), str(step), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "last").exists()
-    exact_run(tmp_path, f"num_workers={workers}")
+    exact_run(tmp_path, *flags)
     reference = uninterrupted(workers)
     assert_same_state(reference, tmp_path)
     for name in ("best", "last"):

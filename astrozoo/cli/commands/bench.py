@@ -26,6 +26,7 @@ BENCHMARKS = {
     "accel": "Array kernels against the libraries one would otherwise use.",
     "fields": "Every family of cubes on real fields, against baselines and other libraries.",
     "faults": "The trainer under random faults: kills, full disks, damaged files, NaN, dead workers.",
+    "longrun": "A long run: speed, utilisation, memory, and kill -9 with resume against undisturbed runs.",
     "cube": "cube_unet against MONAI's U-Nets: throughput, memory, skill.",
 }
 
