@@ -115,8 +115,8 @@ def _side_by_side(tasks: list[Task], minutes: float | None) -> list[Comparison]:
         workers[-1].start()
         theirs.close()
     # Two thirds of the time at most for getting ready: who is late is left out, and the others are measured.
-    half = deadline if minutes is None else deadline - 20 * minutes
-    found = _answers(pipes, half)
+    ready_by = deadline if minutes is None else deadline - 20 * minutes
+    found = _answers(pipes, ready_by)
     ready = {name for name, failure in found.items() if failure is None}
     queues: dict[str, list[str]] = {}
     for task in tasks:
