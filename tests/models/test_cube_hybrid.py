@@ -56,12 +56,12 @@ def test_any_grid_comes_back_at_its_size(level, lat, lon):
 
 
 def test_a_grid_below_the_minimum_names_the_dimension():
-    with pytest.raises(InputError, match="lon is 7, the smallest accepted is 8"):
-        hybrid.cube_hybrid_tiny.build()(torch.zeros(1, 5, 1, 8, 7))
+    with pytest.raises(InputError, match="lon is 3, the smallest accepted is 4"):
+        hybrid.cube_hybrid_tiny.build()(torch.zeros(1, 5, 1, 4, 3))
 
 
 def test_stages_are_convolution_convolution_transformer_transformer():
-    model = hybrid.cube_hybrid_tiny.build(device="meta")
+    model = hybrid.cube_hybrid_small.build(device="meta")
     kinds = [type(next(iter(stage.blocks if isinstance(stage, FeatureTrunk) else stage))) for stage in model.encoder]
     assert kinds == [MBConv, MBConv, TransformerBlock, TransformerBlock]
     assert all(isinstance(block, ResidualBlock) for stage in model.decoder for block in stage)

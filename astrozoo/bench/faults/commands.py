@@ -73,6 +73,11 @@ class Command:
         return self._errors.read_text(errors="replace").partition("nanobind: leaked")[0]
 
 
+def _environment() -> dict[str, str]:
+    """For all starts the same: one thread, since a pool of OpenBLAS would not survive a fork."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
 class _Fresh(Command):
     def __init__(self, argv: Sequence[str], output: Path, errors: Path) -> None:
         with output.open("w") as out, errors.open("w") as err:
@@ -82,6 +87,7 @@ class _Fresh(Command):
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
+                env=_environment(),
             )
         super().__init__(self._process.pid, output, errors)
 
@@ -151,6 +157,7 @@ class Starter:
                 stdout=subprocess.PIPE,
                 start_new_session=True,
                 text=True,
+                env=_environment(),
             )
             assert self._zygote.stdout is not None
             _answer(self._zygote.stdout)
