@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from astrozoo.bench.attention.table import Rows
 from astrozoo.bench.harness import Comparison, Samples
+from astrozoo.bench.rows import Rows
 from astrozoo.readable import format_bytes
 
 __all__ = ["FAMILIES", "Case", "add_arguments", "compare", "measured_peak", "run"]

@@ -43,7 +43,7 @@ def test_error_under_torchrun_is_told_by_the_others(tmp_path, undisturbed):
     done = launching.run(*launching.torchrun(2), CASE, "raise", tmp_path)
     assert done.returncode != 0
     assert "ValueError: the disk is on fire" in done.stderr
-    # As an error of its own, too, unless the launcher ends it first.
+    # The launcher may end it before it has raised an error of its own.
     assert "process 1 of 2 failed: ValueError: the disk is on fire. This is process 0, which ends too." in done.stderr
     assert_goes_on(tmp_path, undisturbed)
 
@@ -54,6 +54,20 @@ def test_kill_under_accelerate_is_told_by_the_others_and_by_the_launcher(tmp_pat
     assert "process 1 of 2 died without a word: it was killed" in done.stderr
     assert "Signal 9 (SIGKILL)" in done.stderr
     assert_goes_on(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("raise", "failed: ValueError: the disk is on fire."), ("kill", "died without a word: it was killed")],
+)
+def test_the_loss_of_a_process_is_an_error_of_the_others(how, reason, tmp_path):
+    processes = launching.start_alone(2, sys.executable, CASE, how, tmp_path)  # no launcher that ends them first
+    status, output = launching.ends(processes[0])
+    launching.ends(processes[1])
+    assert status == 1
+    (told,) = [line for line in output.splitlines() if "TrainingError: " in line]
+    assert f"TrainingError: process 1 of 2 {reason}" in told
+    assert "Checkpoints are intact: the same command goes on from the last one." in told
 
 
 def test_kill_without_a_launcher_ends_processes_that_are_stuck(tmp_path, undisturbed):

@@ -14,7 +14,7 @@ from astrozoo.bench.attention.cases import case_of
 from astrozoo.bench.attention.contestants import build
 from astrozoo.bench.attention.interleave import reason_of, release
 from astrozoo.bench.attention.setting import Setting
-from astrozoo.bench.attention.table import Rows
+from astrozoo.bench.rows import Rows
 
 __all__ = ["LENGTHS", "compiled_lengths"]
 

@@ -14,7 +14,7 @@ from astrozoo.bench.attention.cases import case_of
 from astrozoo.bench.attention.contestants import seam
 from astrozoo.bench.attention.interleave import reason_of
 from astrozoo.bench.attention.setting import Setting
-from astrozoo.bench.attention.table import Rows
+from astrozoo.bench.rows import Rows
 from astrozoo.readable import format_flops
 
 __all__ = ["EXPONENTS", "count_flops", "exponents"]

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from astrozoo.bench.attention.table import Rows
 from astrozoo.bench.drawing import new_figure
 from astrozoo.bench.harness import Comparison
+from astrozoo.bench.rows import Rows
 
 __all__ = ["plot"]
 

@@ -9,9 +9,9 @@ from astrozoo.bench.attention.cases import case_of
 from astrozoo.bench.attention.contestants import Contestant, relative_errors
 from astrozoo.bench.attention.interleave import WAYS, Effort, interleave, reason_of, release
 from astrozoo.bench.attention.setting import Setting
-from astrozoo.bench.attention.table import Rows
 from astrozoo.bench.environment import describe_environment
 from astrozoo.bench.harness import Samples
+from astrozoo.bench.rows import Rows
 from astrozoo.readable import format_bytes, format_seconds
 
 __all__ = ["PACKAGES", "Errors", "Make", "race"]

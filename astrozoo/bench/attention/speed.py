@@ -16,8 +16,8 @@ from astrozoo.bench.attention.layers import LAYERS, layer, peer_layer
 from astrozoo.bench.attention.peers import peer_of
 from astrozoo.bench.attention.race import PACKAGES, Errors, Make, race
 from astrozoo.bench.attention.setting import Setting
-from astrozoo.bench.attention.table import Rows
 from astrozoo.bench.harness import Comparison, measure
+from astrozoo.bench.rows import Rows
 from astrozoo.training.memory import available_memory
 
 __all__ = ["attention_field", "attention_race", "host_race", "kernel_field", "kernel_race", "layer_race"]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from astrozoo import settings
-from astrozoo.bench.attention.table import Rows
 from astrozoo.bench.environment import describe_environment
 from astrozoo.bench.faults.commands import Command, Starter
 from astrozoo.bench.faults.kinds import Moment
@@ -22,6 +21,7 @@ from astrozoo.bench.faults.reference import Reference
 from astrozoo.bench.faults.watch import Watch
 from astrozoo.bench.harness import Samples
 from astrozoo.bench.longrun.figures import Figures, distance, figures
+from astrozoo.bench.rows import Rows
 from astrozoo.errors import ConfigError
 from astrozoo.readable import format_bytes
 from astrozoo.training.config import TrainConfig
