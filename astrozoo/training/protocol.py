@@ -57,7 +57,7 @@ class TrainingData(Protocol):
         collate(samples) -> Batch: `astrozoo.batch.collate`.
         model_overrides() -> dict: Fields of the model's configuration that the data decide. Default none.
         schema() -> dict: How raw data become inputs, JSON-able; saved as `model.preprocessing`.
-        contents() -> dict[str, str]: Digests of the values by part; a run goes on only with the same ones. Default none.
+        contents() -> dict[str, str]: Digests of the values by part; a run goes on with the same only. Default none.
         baselines() -> dict[str, callable]: `Batch -> outputs` of what needs no training, such as persistence.
         new_metrics() -> Metrics: Scores in physical units. Without it the validation loss decides.
     """

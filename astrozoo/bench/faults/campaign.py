@@ -297,4 +297,5 @@ class Campaign:
     def _keep(self, run: Run) -> None:
         """Set the remains of a training that went wrong aside, for whoever wants to look."""
         wrong = sum(outcome.end == "wrong" for outcome in self.outcomes)
-        shutil.copytree(run.out, self.folder / f"wrong-{wrong:03d}", dirs_exist_ok=True)
+        if run.out.is_dir():  # else it went wrong before it had written anything
+            shutil.copytree(run.out, self.folder / f"wrong-{wrong:03d}", dirs_exist_ok=True)

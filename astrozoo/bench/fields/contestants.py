@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from astrozoo import registry
 from astrozoo.batch import Batch
 from astrozoo.bench.cube import basic_unet
+from astrozoo.bench.families import tiny_variants
 from astrozoo.bench.fields.sets import FieldSet
 from astrozoo.bench.sizes import at_parameters
 from astrozoo.factory import create_model
-from astrozoo.registry.names import SIZES
 
-__all__ = ["PEERS", "Contestant", "standardised", "contestants", "counted_on", "families", "sequences", "tolerance"]
+__all__ = ["PEERS", "Contestant", "standardised", "contestants", "counted_on", "sequences", "tolerance"]
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,6 @@ class Contestant:
         return self.kind != "sphere" or fields.task.field_schema.longitude == "periodic"
 
 
-def families() -> dict[str, str]:
-    """The variant of every family of cubes that takes part: `tiny`, or the smallest there is."""
-    variants: dict[str, list[str]] = {}
-    for name in registry.list_models("cube_*"):
-        spec = registry.model_info(name)
-        if spec.domain == "cube":
-            variants.setdefault(spec.family, []).append(name)
-
-    def rank(name: str) -> tuple[bool, int]:
-        size = name.rpartition("_")[2]
-        return size != "tiny", SIZES.index(size)
-
-    return {family: min(names, key=rank) for family, names in variants.items()}
-
-
 KINDS = {
     "cube_fno": "operator",
     "cube_afno": "operator",
@@ -71,7 +56,7 @@ KINDS = {
 
 def contestants(names: list[str] | None = None) -> list[Contestant]:
     """Ours and the peers, or those named."""
-    ours = families()
+    ours = tiny_variants(domain="cube")
     everyone = [
         Contestant(variant, KINDS.get(family, "unet"), partial(build_ours, variant)) for family, variant in ours.items()
     ]
