@@ -6,7 +6,9 @@ import argparse
 import io
 import json
 import random
+import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -102,6 +104,7 @@ FULL = Fault("full disk", "", says="No space left")
         (FULL, Ended(1, said("WeightsError", "Something failed.")), "does not name it"),
         (FULL, Ended(1, "", "Traceback (most recent call last):\nKeyError: 'x'"), "with a traceback: KeyError"),
         (FULL, Ended(-9), "exit status -9"),
+        (Fault("kill -9", "", statuses=(-9,)), Ended(-9, "", "Traceback\nConnectionResetError: its worker's"), ""),
         (None, Ended(1, said("WeightsError", "No space left")), "exit status 1"),
         (FULL, Ended(None), "hung"),
         (Fault("SIGTERM", "", statuses=(143,)), Ended(143), ""),
@@ -117,6 +120,20 @@ def test_only_a_clear_error_is_a_clear_stop(fault, command, why, tmp_path):
         end, message = campaign._judge(run, None, fault, command, [])
     assert (end == "wrong") == bool(why)
     assert why in message
+
+
+def test_commands_hear_ctrl_c_though_whoever_starts_them_ignores_it(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Starter(tmp_path) as starter:
+            command = starter.start(["list"], fresh=True)
+            status = Path(f"/proc/{command.pid}/status").read_text()
+            command.wait(60)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    ignored = int(re.search(r"SigIgn:\s*(\w+)", status)[1], 16)
+    assert not ignored & 1 << signal.SIGINT - 1
 
 
 def test_the_report_counts_ends_and_fails_on_a_wrong_one():

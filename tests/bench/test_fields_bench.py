@@ -42,22 +42,34 @@ def arguments(*words):
 @pytest.mark.parametrize("name", ["weather", "planet"])
 def test_baselines_are_finite_and_a_regression_beats_climatology(opened, name):
     fields = opened(name)
-    scores = {
-        who: fields.score(forecaster, None)[fields.headline] for who, forecaster in baselines(fields).items()
-    }  # fmt: skip
+    found = {who: fields.score(forecaster, fields.scored_on) for who, forecaster in baselines(fields).items()}
+    scores = {who: values[fields.headline] for who, values in found.items()}
     assert all(np.isfinite(value) for value in scores.values())
     assert scores["ridge"] < scores["climatology"]
 
 
 def test_hidden_columns_are_in_no_input_and_no_target_of_the_training(opened):
     fields = opened("planet")
-    hidden = fields.test.targets["y"].isfinite()[0].all(0).all(0)
-    assert 0.15 < hidden.float().mean() < 0.35
+    val, test = (batch.targets["y"].isfinite()[0].all(0).all(0) for batch in (fields.chosen_by, fields.scored_on))
+    assert 0.07 < val.float().mean() < 0.13
+    assert 0.2 < test.float().mean() < 0.3
+    assert not (val & test).any()
+    hidden = val | test
     for step in range(3):
         batch = training.draw(fields, 1, step, torch.Generator().manual_seed(0))
         assert not batch.inputs["x"][..., hidden].any()  # neither values nor the word that they are known
         assert batch.targets["y"][..., hidden].isnan().all()
-    assert not fields.test.inputs["x"][..., hidden].any()
+    for batch in (fields.chosen_by, fields.scored_on):
+        assert not batch.inputs["x"][..., hidden].any()
+
+
+def test_columns_that_variants_were_chosen_by_are_not_scored(opened):
+    fields = opened("planet")
+    known = fields.task.collate([fields.task.train[0]]).context
+    earlier = np.random.default_rng(0).random((8, 16)) < 0.25
+    scored = fields.scored_on.targets["y"].isfinite()[0].all(0).all(0)[::4, ::4].numpy()
+    assert known["lat"].shape[0] == 4 * len(scored)
+    assert not (scored & earlier).any()
 
 
 def test_mirrored_winds_blow_the_other_way_across_the_equator(opened):

@@ -185,7 +185,8 @@ class Campaign:
             return "wrong", f"hung: {text[-300:]}"
         if fault is not None and command.status == -signal.SIGINT and fault.kind == "SIGINT" and _COMMAND not in text:
             return "stopped", "before Python had come to the command"  # which it says with a traceback of its own
-        if "Traceback" in text:
+        killed = fault is not None and fault.kind == "kill -9" and command.status == -signal.SIGKILL
+        if "Traceback" in text and not killed:  # workers whose trainer is gone complain to nobody
             return "wrong", f"exit status {command.status} with a traceback: {text.strip().splitlines()[-1][:300]}"
         if fault is not None and fault.warns and not re.search(fault.warns, text):
             return "wrong", f"nothing was said about the damage: {text[-300:]}"

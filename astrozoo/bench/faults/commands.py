@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
@@ -133,8 +134,11 @@ class Starter:
         self._zygote: subprocess.Popen[str] | None = None
         self._running: Command | None = None
         self._count = 0
+        self._interrupt: Any = None
 
     def __enter__(self) -> Starter:
+        # A job that a shell runs in the background ignores Ctrl-C, and so would everything started from it.
+        self._interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -142,6 +146,7 @@ class Starter:
             self._running.send(signal.SIGKILL, group=True)
         if self._zygote is not None:
             self._zygote.__exit__(kind, error, tb)  # closes its input, at whose end it leaves
+        signal.signal(signal.SIGINT, self._interrupt)
 
     def start(self, argv: Sequence[str], *, fresh: bool) -> Command:
         """Start `astrozoo` with these arguments, in an interpreter of its own or as a fork of the one that is ready."""

@@ -71,7 +71,7 @@ def _pattern_ridge(fields: FieldSet) -> Baseline:
 
     return min(
         (at(penalty) for penalty in _PENALTIES),
-        key=lambda ridge: fields.score(ridge, fields.task.val)[fields.headline],
+        key=lambda ridge: fields.score(ridge, fields.chosen_by)[fields.headline],
     )
 
 

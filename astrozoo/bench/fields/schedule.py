@@ -150,7 +150,7 @@ def _baselines(name: str, args: argparse.Namespace) -> Row:
         fields = _set(name, args.data)
         row = {"fields": name, "title": fields.title, "unit": fields.unit, "leads": fields.leads, "scores": {}}
         for who, forecaster in baselines(fields).items():
-            scores = fields.score(forecaster, None)
+            scores = fields.score(forecaster, fields.scored_on)
             row["scores"][who] = {
                 "rmse": by_lead(scores, fields, "rmse"),
                 "acc": by_lead(scores, fields, "acc"),

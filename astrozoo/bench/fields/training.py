@@ -99,7 +99,7 @@ class Forecaster(nn.Module):
 
 def run_cell(contestant: Contestant, fields: FieldSet, seed: int, budget: Budget, device: str) -> Outcome:
     """Train with the budget, at the rate that validates best if the set can tell, and score."""
-    if fields.task.val is None:
+    if fields.chosen_by is None:
         return _train(contestant, fields, seed, budget.rates[0], budget, device)
     outcomes = [_train(contestant, fields, seed, rate, budget, device) for rate in budget.rates]
     return min(outcomes, key=lambda outcome: float("inf") if outcome.validation is None else outcome.validation)
@@ -134,15 +134,15 @@ def _train(contestant: Contestant, fields: FieldSet, seed: int, rate: float, bud
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if fields.task.val is not None and (step + 1) % max(1, steps // budget.checks) == 0:
-            value = fields.score(model, fields.task.val, device)[fields.headline]
+        if fields.chosen_by is not None and (step + 1) % max(1, steps // budget.checks) == 0:
+            value = fields.score(model, fields.chosen_by, device)[fields.headline]
             if value < best:
                 best, kept = value, [tensor.detach().clone() for tensor in state(model)]
     for tensor, best_value in zip(state(model) if kept else [], kept, strict=True):
         tensor.data.copy_(best_value)
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else 0
-    scores = fields.score(model, None, device)
+    scores = fields.score(model, fields.scored_on, device)
     return Outcome(
         contestant=contestant.name, fields=fields.name, seed=seed, rate=rate,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
