@@ -91,6 +91,7 @@ def said(kind: str, message: str) -> str:
 
 
 EARLY = 'Traceback (most recent call last):\n  File "<frozen runpy>", line 112\nKeyboardInterrupt\n'
+IMPORTING = EARLY.replace("<frozen runpy>", "astrozoo/cli/app.py").replace("112", "12, in <module>")
 LATE = 'Traceback (most recent call last):\n  File "astrozoo/cli/app.py", line 84, in main\nKeyboardInterrupt\n'
 FULL = Fault("full disk", "", says="No space left")
 
@@ -109,6 +110,7 @@ FULL = Fault("full disk", "", says="No space left")
         (FULL, Ended(None), "hung"),
         (Fault("SIGTERM", "", statuses=(143,)), Ended(143), ""),
         (Fault("SIGINT", "", statuses=(130,)), Ended(-2, "", EARLY), ""),
+        (Fault("SIGINT", "", statuses=(130,)), Ended(-2, "", IMPORTING), ""),
         (Fault("SIGINT", "", statuses=(130,)), Ended(-2, "", LATE), "with a traceback"),
         (Fault("damaged checkpoint", "", warns="is damaged"), Ended(0), "nothing was said about the damage"),
     ],

@@ -26,7 +26,7 @@ __all__ = ["EVERY", "SETTINGS", "Campaign", "Outcome"]
 
 EVERY = 5  # steps between checkpoints
 _PATIENCE = 90.0  # seconds after which a run counts as hung
-_COMMAND = "cli/app.py"  # in a traceback: from here on, what is raised is turned into a message
+_COMMAND = re.compile(r'cli/app\.py", line \d+, in \w')  # in a traceback: from here on, errors become messages
 _MODEL = {"widths": [16, 32], "depths": [0, 1], "decoder_depths": [1], "strides": [2], "level_strides": [1]}
 
 SETTINGS = tuple(itertools.starmap(Setting, itertools.product(weather.STORAGES, (True, False), (0, 2))))
@@ -183,7 +183,12 @@ class Campaign:
         text = command.errors
         if command.status is None:
             return "wrong", f"hung: {text[-300:]}"
-        if fault is not None and command.status == -signal.SIGINT and fault.kind == "SIGINT" and _COMMAND not in text:
+        if (
+            fault is not None
+            and command.status == -signal.SIGINT
+            and fault.kind == "SIGINT"
+            and not _COMMAND.search(text)
+        ):
             return "stopped", "before Python had come to the command"  # which it says with a traceback of its own
         killed = fault is not None and fault.kind == "kill -9" and command.status == -signal.SIGKILL
         if "Traceback" in text and not killed:  # workers whose trainer is gone complain to nobody
