@@ -8,16 +8,15 @@ A process serves one job after the other, so that what starting costs (imports, 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
-import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any
 
 __all__ = ["Done", "run_jobs"]
-
-_PATIENCE = 1.0  # seconds between looks at whether the processes live
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def run_jobs(
     deadline = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
     if processes <= 1 or len(jobs) <= 1:
         for job in jobs:
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 return
             yield _done(function, job, _device(device, 0))
         return
@@ -62,53 +61,57 @@ def _spread(
     function: Callable[[Any, str], Any], jobs: Sequence[Any], devices: Sequence[str], deadline: float
 ) -> Iterator[Done]:
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    waiting, told = context.Queue(), context.Queue()
-    for index in range(len(jobs)):
-        waiting.put(index)
-    for _ in devices:
-        waiting.put(None)  # a queue that seems empty may only be slow
-    workers = [
-        context.Process(target=_work, args=(function, list(jobs), waiting, told, device, deadline), daemon=True)
-        for device in devices
-    ]
-    for worker in workers:
-        worker.start()
-    running: dict[int, int] = {}  # process to the index of its job
+    waiting = list(reversed(jobs))
+    working: dict[Any, tuple[Any, str, Any]] = {}  # connection to process, its device, and its job
+
+    def begin(device: str) -> None:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(function, theirs, device), daemon=True)
+        process.start()
+        theirs.close()  # else its end would not be seen here
+        give(ours, process, device)
+
+    def give(pipe: Any, process: Any, device: str) -> None:
+        if waiting and time.monotonic() < deadline:
+            working[pipe] = process, device, waiting.pop()
+            with contextlib.suppress(OSError):  # it has died, as its end of the pipe tells next
+                pipe.send(working[pipe][2])
+        else:
+            working.pop(pipe, None)
+            pipe.close()  # which ends it
+            process.join()
+
     try:
-        while True:
-            try:
-                pid, index, done = told.get(timeout=_PATIENCE)
-            except queue.Empty:
-                lost = [worker for worker in workers if worker.pid in running and not worker.is_alive()]
-                for worker in lost:  # what it told before it died has been heard by now
-                    assert worker.pid is not None
-                    job = jobs[running.pop(worker.pid)]
-                    yield Done(job, error=f"its process ended with status {worker.exitcode}")
-                if not any(worker.is_alive() for worker in workers) and told.empty() and not running:
-                    return
-                continue
-            if done is None:
-                running[pid] = index
-            else:
-                running.pop(pid, None)
+        for device in devices:
+            if waiting and time.monotonic() < deadline:
+                begin(device)
+        while working:
+            for pipe in wait(list(working)):
+                process, device, job = working[pipe]
+                try:
+                    done = pipe.recv()
+                except (EOFError, OSError):
+                    del working[pipe]
+                    process.join()
+                    done = Done(job, error=f"its process ended with status {process.exitcode}")
+                    if waiting and time.monotonic() < deadline:
+                        begin(device)
+                else:
+                    give(pipe, process, device)
                 yield done
     finally:
-        for worker in workers:
-            if worker.is_alive():  # whoever asked for the results wants no more of them
-                worker.terminate()
-            worker.join()
+        for process, _, _ in working.values():  # whoever asked for the results wants no more of them
+            process.terminate()
+            process.join()
 
 
-def _work(
-    function: Callable[[Any, str], Any], jobs: list[Any], waiting: Any, told: Any, device: str, deadline: float
-) -> None:
+def _work(function: Callable[[Any, str], Any], pipe: Any, device: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    pid = multiprocessing.current_process().pid
-    while time.monotonic() < deadline and (index := waiting.get()) is not None:
-        told.put((pid, index, None))
-        told.put((pid, index, _done(function, jobs[index], device)))
+    with contextlib.suppress(EOFError):  # there are no more jobs
+        while True:
+            pipe.send(_done(function, pipe.recv(), device))
 
 
 def _done(function: Callable[[Any, str], Any], job: Any, device: str) -> Done:
