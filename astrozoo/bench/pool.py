@@ -86,7 +86,8 @@ def _spread(
             if waiting and time.monotonic() < deadline:
                 begin(device)
         while working:
-            for pipe in wait(list(working)):
+            ready: list[Any] = wait(list(working))
+            for pipe in ready:
                 process, device, job = working[pipe]
                 try:
                     done = pipe.recv()
