@@ -23,12 +23,18 @@ def fill_up(x: Tensor, multiples: tuple[int, int, int], *, longitude: str) -> Te
     A periodic longitude goes on around the circle; elsewhere the edge is repeated.
     """
     missing = [-size % step for size, step in zip(x.shape[2:], multiples, strict=True)]
-    if missing[0] or missing[1]:
-        x = F.pad(x, (0, 0, 0, missing[1], 0, missing[0]), mode="replicate")
-    if missing[2]:
-        east = x[..., : missing[2]] if longitude == "periodic" else x[..., -1:].expand(*x.shape[:-1], missing[2])
-        x = torch.cat([x, east], -1)
+    # Not F.pad: on a GPU its gradient adds in no fixed order, or slowly where only reproducible results are allowed.
+    for dim, count in enumerate(missing, 2):
+        if count:
+            wraps = dim == 4 and longitude == "periodic"
+            more = x.narrow(dim, 0, count) if wraps else x.narrow(dim, -1, 1).expand(_with(x.shape, dim, count))
+            x = torch.cat([x, more], dim)
     return x
+
+
+def _with(shape: Sequence[int], dim: int, size: int) -> list[int]:
+    """`shape` with another size of one dimension."""
+    return [size if index == dim else old for index, old in enumerate(shape)]
 
 
 class Coarsen(nn.Conv3d):

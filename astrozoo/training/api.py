@@ -6,17 +6,18 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from astrozoo.errors import ConfigError, TrainingError
+from astrozoo.errors import AstrozooError, ConfigError, TrainingError
 from astrozoo.module import ZooModel
 from astrozoo.training import checkpoint as saved
 from astrozoo.training.autobatch import settle
 from astrozoo.training.config import TrainConfig
+from astrozoo.training.determinism import explain_no_determinism, only_deterministic
 from astrozoo.training.evaluation import evaluate_baselines, score_model
 from astrozoo.training.loading import explain_dead_worker
 from astrozoo.training.memory import explain_out_of_memory, held_bytes
@@ -58,13 +59,16 @@ def train(
     Raises:
         ConfigError: A setting does not fit the model, the data or this machine.
         DataError: The data cannot be trained on.
-        TrainingError: Training would produce wrong weights, ran out of memory, or cannot be continued as asked.
+        TrainingError: Training would produce wrong weights, ran out of memory, cannot be continued as asked, or
+            with `deterministic=True` needs an operation that has no reproducible implementation; the message names it.
         WeightsError: A checkpoint could not be written; the one before is intact.
     """
     config = config or TrainConfig()
     runtime = start(config)
     try:
-        with _determinism(config.deterministic):
+        # The current GPU is the one whose queue events are recorded in.
+        on_gpu = torch.cuda.device(runtime.device) if runtime.device.type == "cuda" else contextlib.nullcontext()
+        with on_gpu, only_deterministic(config.deterministic):
             return _train(model_or_name, data, config, overrides, resume, callbacks, runtime)
     except BaseException as error:
         if lost := runtime.failed(error):
@@ -88,17 +92,23 @@ def _train(
     model.preprocessing = schema_of(data) or model.preprocessing
     out = _folder(config, model, runtime)
     found = _found(resume, out)
-    settled = settle(model, data, config, runtime, found)
-    trainer = None
+    settled = trainer = None
     try:
+        settled = settle(model, data, config, runtime, found)
         trainer = Trainer(model, data, settled.config, runtime, out)
         _resume(trainer, found)
         return _run(trainer, callbacks, settled.record)
     except (RuntimeError, MemoryError) as error:
+        if isinstance(error, AstrozooError):
+            raise
         if (explained := explain_dead_worker(error)) is not None:
             raise TrainingError(
                 f"{explained} Checkpoints in {out} are intact; the same call goes on from the last."
             ) from error
+        if (explained := explain_no_determinism(error)) is not None:
+            raise TrainingError(f"{explained} Checkpoints in {out} are intact.") from error
+        if settled is None:  # what is too much for every candidate has been explained
+            raise
         held = held_bytes(trainer) if trainer is not None else 0
         explained = explain_out_of_memory(error, model, data, settled.config, runtime, held=held)
         if explained is None:
@@ -247,19 +257,3 @@ def _resume(trainer: Trainer, found: saved.Checkpoint | None) -> None:
         begin = "starts anew" if found is None else f"goes on from step {trainer.step}"
         names = ", ".join(path.name for path in aside)
         log.warning("This run %s; what later steps or an earlier run left in %s is now %s.", begin, out, names)
-
-
-@contextlib.contextmanager
-def _determinism(enabled: bool) -> Iterator[None]:
-    if not enabled:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]

@@ -223,7 +223,7 @@ class TrainConfig:
             `batch_size` samples fits into memory, found before the first step.
         drop_last: Leave out the last, smaller batch of each epoch.
         seed: Of initialisation, data order and dropout.
-        deterministic: Only operations with reproducible results; an operation that has none raises.
+        deterministic: Only operations with reproducible results; one that has none ends training with its name.
         device: `auto`, `cpu`, `cuda`, ...
         precision: `fp32` (or `no`), `bf16`, `fp16`: of autocast. Weights keep their dtype.
         compile: Use `torch.compile`.

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import queue
 import sys
-import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from astrozoo.bench.fields.contestants import contestants
 from astrozoo.bench.fields.sets import SETS
+from astrozoo.bench.pool import run_jobs
 from astrozoo.errors import ConfigError
 from astrozoo.registry.names import suggest
 from astrozoo.weights.files import atomic_write
@@ -56,53 +54,13 @@ def collect(args: argparse.Namespace) -> tuple[list[Row], list[Row]]:
 
 def _work(todo: list[Cell], args: argparse.Namespace, budget: Row) -> None:
     """Train all cells; an error of one is told and does not stop the others."""
-    deadline = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
-    if args.jobs <= 1:
-        for index, cell in enumerate(todo, 1):
-            if time.monotonic() > deadline:
-                break
-            _tell(_train(cell, args, budget), index, len(todo))
-        return
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    cells, told = context.Queue(), context.Queue()
-    for cell in todo:
-        cells.put(cell)
-    workers = [
-        context.Process(target=_worker, args=(cells, told, _on_device(args, rank), budget, deadline), daemon=True)
-        for rank in range(min(args.jobs, len(todo)))
-    ]
-    for worker in workers:
-        worker.start()
-    done = 0
-    while any(worker.is_alive() for worker in workers) or not told.empty():
-        try:
-            line = told.get(timeout=1)
-        except queue.Empty:
-            continue
-        done += 1
-        _tell(line, done, len(todo))
-
-
-def _on_device(args: argparse.Namespace, rank: int) -> argparse.Namespace:
-    """The arguments of a worker: with `cuda`, the GPUs are shared out."""
-    import torch
-
-    count = torch.cuda.device_count() if args.device == "cuda" else 0
-    return argparse.Namespace(
-        **{**vars(args), "device": f"cuda:{rank % count}" if count else args.device, "benchmark": None}
-    )
-
-
-def _worker(cells: Any, told: Any, args: argparse.Namespace, budget: Row, deadline: float) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    while time.monotonic() < deadline:
-        try:
-            cell = cells.get_nowait()
-        except queue.Empty:
-            return
-        told.put(_train(cell, args, budget))
+    train = partial(_train, args=argparse.Namespace(**{**vars(args), "benchmark": None}), budget=budget)
+    ended = run_jobs(train, todo, processes=args.jobs, device=args.device, minutes=args.minutes or None)
+    for count, done in enumerate(ended, 1):
+        name, who, seed = done.job
+        line = done.result if done.error is None else f"{name}, {who}, seed {seed}: {done.error}"
+        sys.stderr.write(f"[{count}/{len(todo)}] {line}\n")
+        sys.stderr.flush()
 
 
 @lru_cache
@@ -113,30 +71,22 @@ def _set(name: str, folder: Path) -> Any:
     return open_set(name, folder)
 
 
-def _train(cell: Cell, args: argparse.Namespace, budget: Row) -> str:
+def _train(cell: Cell, device: str, args: argparse.Namespace, budget: Row) -> str:
     """One line on what came of it."""
     from astrozoo.bench.fields.training import Budget, run_cell
 
     name, who, seed = cell
-    try:
-        fields = _set(name, args.data)
-        (contestant,) = (one for one in contestants([who]) if one.name == who)
-        rates = budget["rates"]
-        first = _read(_place(args.store, (name, who, 0), budget))
-        if seed and first is not None:
-            rates = (first["rate"],)  # chosen once, with the first seed
-        if not contestant.takes(fields):
-            return f"{name}, {who}: left out, it needs a whole sphere"
-        outcome = run_cell(contestant, fields, seed, Budget(steps=budget["steps"], rates=rates), args.device)
-    except Exception as error:  # one contestant's failure is a result, and no reason to lose the others'
-        return f"{name}, {who}, seed {seed}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    fields = _set(name, args.data)
+    (contestant,) = (one for one in contestants([who]) if one.name == who)
+    rates = budget["rates"]
+    first = _read(_place(args.store, (name, who, 0), budget))
+    if seed and first is not None:
+        rates = (first["rate"],)  # chosen once, with the first seed
+    if not contestant.takes(fields):
+        return f"{name}, {who}: left out, it needs a whole sphere"
+    outcome = run_cell(contestant, fields, seed, Budget(steps=budget["steps"], rates=rates), device)
     _write(_place(args.store, cell, budget), outcome.to_dict())
     return f"{name}, {who}, seed {seed}: {outcome.headline:.4f} in {outcome.seconds:.0f} s"
-
-
-def _tell(line: str, done: int, total: int) -> None:
-    sys.stderr.write(f"[{done}/{total}] {line}\n")
-    sys.stderr.flush()
 
 
 def _baselines(name: str, args: argparse.Namespace) -> Row:
