@@ -125,6 +125,7 @@ def train_once(job: Job, device: str) -> Outcome:
     from astrozoo.training.checkpoint import latest_checkpoint
     from astrozoo.training.config import CheckpointConfig, LogConfig
     from astrozoo.training.determinism import operation_without_determinism
+    from astrozoo.training.trainer import FIRST_SCALE
 
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)  # else the first GPU holds a context of every process
@@ -162,8 +163,8 @@ def train_once(job: Job, device: str) -> Outcome:
             for name, tensor in tensors.items()
         }
         losses = [row["loss"] for row in events(Path(out), "train")]
-    # A scale that fell tells of a step that overflowed: 2**16 at first, it grows only after 2000 steps.
-    before = [2.0**16, *scales[:-1]]
+    # A scale that fell tells of a step that overflowed: it grows only after 2000 steps.
+    before = [FIRST_SCALE, *scales[:-1]]
     return Outcome(
         losses=losses,
         digests=digests,

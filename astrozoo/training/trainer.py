@@ -35,12 +35,14 @@ from astrozoo.training.runtime import Runtime, mover, seed_everything, wrap
 from astrozoo.training.saving import Saver, copied
 from astrozoo.training.sentinel import LAG, LaggedCheck, diagnose, first_non_finite
 
-__all__ = ["Trainer"]
+__all__ = ["FIRST_SCALE", "Trainer"]
 
 log = logging.getLogger("astrozoo.training")
 Callback = Callable[["Trainer"], str | None]
 _AGREE = 10  # steps between the processes' agreements on whether to stop
-_OVERFLOWS = 30  # fp16 steps skipped in a row before the loss scale (2**16 at first) cannot be the reason
+# fp16's loss scale: it grows by itself, while a first one of 2**16 loses steps early on, to gradients above 1.
+FIRST_SCALE = 2.0**12
+_OVERFLOWS = 30  # fp16 steps skipped in a row before the loss scale cannot be the reason
 
 
 class Trainer:
@@ -75,7 +77,7 @@ class Trainer:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.ema = Ema(model, config.ema.decay) if config.ema.decay else None
         fp16 = config.precision == "fp16"
-        self.scaler = torch.amp.GradScaler(runtime.device.type) if fp16 else None
+        self.scaler = torch.amp.GradScaler(runtime.device.type, init_scale=FIRST_SCALE) if fp16 else None
         self.lagged = LaggedCheck() if runtime.device.type == "cuda" else None
         self.batches = Batches(
             samples, collate_of(data), self.order, workers=config.num_workers, pin=runtime.device.type == "cuda"

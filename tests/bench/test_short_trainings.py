@@ -16,6 +16,7 @@ from astrozoo.bench.learnable import LearnableData
 from astrozoo.bench.pool import Done, run_jobs
 from astrozoo.bench.short_trainings import Job, Outcome, train_once
 from astrozoo.errors import ConfigError
+from astrozoo.training.trainer import FIRST_SCALE
 
 FAMILIES = {"net": "net_tiny"}
 
@@ -155,4 +156,4 @@ def test_a_family_is_the_same_twice_and_precise_enough_on_the_cpu():
     assert same.rows[0]["fp32"]["result"] == "same bits"
     (near,) = precision.run(arguments(precision, *words, "--seeds", "2"))
     assert near.met
-    assert near.rows[0]["scale"] == 65536
+    assert near.rows[0]["scale"] == FIRST_SCALE
