@@ -111,6 +111,8 @@ FULL = Fault("full disk", "", says="No space left")
         (Fault("SIGTERM", "", statuses=(143,)), Ended(143), ""),
         (Fault("SIGINT", "", statuses=(130,)), Ended(-2, "", EARLY), ""),
         (Fault("SIGINT", "", statuses=(130,)), Ended(-2, "", IMPORTING), ""),
+        (Fault("SIGINT", "", statuses=(130,)), Ended(1, "", f"Fatal Python error: init_import_site: x\n{EARLY}"), ""),
+        (Fault("SIGINT", "", statuses=(130,)), Ended(1, "", EARLY), "with a traceback"),
         (Fault("SIGINT", "", statuses=(130,)), Ended(-2, "", LATE), "with a traceback"),
         (Fault("damaged checkpoint", "", warns="is damaged"), Ended(0), "nothing was said about the damage"),
     ],

@@ -183,12 +183,8 @@ class Campaign:
         text = command.errors
         if command.status is None:
             return "wrong", f"hung: {text[-300:]}"
-        if (
-            fault is not None
-            and command.status == -signal.SIGINT
-            and fault.kind == "SIGINT"
-            and not _COMMAND.search(text)
-        ):
+        early = command.status == -signal.SIGINT or text.startswith("Fatal Python error: init_")
+        if fault is not None and fault.kind == "SIGINT" and early and not _COMMAND.search(text):
             return "stopped", "before Python had come to the command"  # which it says with a traceback of its own
         killed = fault is not None and fault.kind == "kill -9" and command.status == -signal.SIGKILL
         if "Traceback" in text and not killed:  # workers whose trainer is gone complain to nobody
