@@ -1,11 +1,13 @@
-"""Which variant of a family takes part in a comparison."""
+"""Which variant of a family takes part in a comparison, and the network that does."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from astrozoo import registry
 from astrozoo.registry.names import SIZES
 
-__all__ = ["tiny_variants"]
+__all__ = ["network", "tiny_variants"]
 
 
 def tiny_variants(pattern: str = "*", *, domain: str | None = None) -> dict[str, str]:
@@ -26,3 +28,21 @@ def tiny_variants(pattern: str = "*", *, domain: str | None = None) -> dict[str,
         return size != "tiny", SIZES.index(size) if size in SIZES else len(SIZES)
 
     return {family: min(names, key=rank) for family, names in variants.items()}
+
+
+def network(name: str, device: str) -> Any:
+    """The variant; the network that a search derives in its place, before it has learnt anything.
+
+    Args:
+        name: Of the variant.
+        device: Where its weights are; `meta` allocates none.
+    """
+    import torch
+
+    from astrozoo.factory import create_model
+
+    if not hasattr(registry.load_variant(name).family.model, "derive"):
+        return create_model(name, device=device)
+    torch.manual_seed(0)
+    model: Any = create_model(name)
+    return model.derive().to(device)

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import multiprocessing
-import time
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +13,7 @@ pytest.importorskip("monai", reason="the comparison needs the extra bench")
 pytest.importorskip("neuralop", reason="the comparison needs the extra bench")
 
 from astrozoo.bench import fields as bench
+from astrozoo.bench.families import network
 from astrozoo.bench.fields import contestants, schedule, sets, speed, training
 from astrozoo.bench.fields.baselines import baselines
 from astrozoo.bench.sizes import at_parameters
@@ -226,7 +225,7 @@ def test_base_variants_are_timed_next_to_peers_that_take_their_fields():
         "cube_mae_base": [],
     }
     for name, names in expected.items():
-        parameters = speed._model(name, "meta").num_parameters()
+        parameters = network(name, "meta").num_parameters()
         peers = speed._peers(tasks[name], parameters)
         assert list(peers) == names
         for peer in peers.values():
@@ -254,13 +253,3 @@ def test_a_variant_whose_step_fails_is_told_and_the_others_are_timed(monkeypatch
     assert first.title == "cube_unet_nano: not measured"
     assert "lat" in first.notes[0]
     assert second.samples
-
-
-def test_answers_of_processes_that_end_or_are_late_do_not_stop_the_others():
-    pairs = {name: multiprocessing.Pipe() for name in ("told", "ended", "late")}
-    pairs["told"][1].send("done")
-    pairs["ended"][1].close()
-    answers = speed._answers({name: pair[0] for name, pair in pairs.items()}, time.monotonic() + 0.5)
-    assert answers["told"] == "done"
-    assert "its process ended" in answers["ended"].notes
-    assert "late" not in answers

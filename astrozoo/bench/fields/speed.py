@@ -9,17 +9,16 @@ product, measured in the same run.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from astrozoo import registry
+from astrozoo.bench.families import network
 from astrozoo.bench.fields.contestants import KINDS, PEERS, counted_on, tolerance
 from astrozoo.bench.harness import Comparison, measure
+from astrozoo.bench.side_by_side import devices, first_line, side_by_side
 from astrozoo.bench.sizes import at_parameters
 
 __all__ = ["compare"]
@@ -53,8 +52,9 @@ def compare(args: argparse.Namespace) -> list[Comparison]:
     """One comparison per variant: it and the peers of its kind."""
     tasks = _tasks(args)
     if args.jobs > 1:
-        return _side_by_side(tasks, args.minutes)
-    return [_told(task.name, partial(lambda task: _compare(task, _steps(task)), task)) for task in tasks]
+        outcomes = side_by_side(tasks, _prepare, _compare, jobs=args.jobs, minutes=args.minutes)
+        return [outcomes[task.name].value or _missing(task.name, outcomes[task.name].failure) for task in tasks]
+    return [_alone(task) for task in tasks]
 
 
 def _tasks(args: argparse.Namespace) -> list[Task]:
@@ -63,20 +63,15 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
     if args.only is not None:
         named = [name for name in args.only if name in registry.list_models("cube_*")]
         base = named + [name for name in base if _family(name) in args.only and name not in named]
-    count = 0
-    if args.device == "cuda":
-        import torch
-
-        count = torch.cuda.device_count()
+    places = devices(args.device, len(base)) if args.jobs > 1 else [args.device] * len(base)
     tasks = []
-    for index, name in enumerate(base):
+    for name, device in zip(base, places, strict=True):
         level, lat, lon = args.grid
         batch, kind = args.batch, KINDS.get(_family(name))
         if kind == "sphere":  # neuraloperator's harmonics know no levels
             level, batch = 1, batch * level
         elif kind == "windows":  # MONAI's SwinUNETR wants multiples of 32
             level, lat = 2 * level, lat // 2
-        device = f"cuda:{index % count}" if count and args.jobs > 1 else args.device
         tasks.append(Task(name, (level, lat, lon), batch, device))
     return tasks
 
@@ -85,13 +80,12 @@ def _family(name: str) -> str:
     return registry.model_info(name).family
 
 
-def _told(name: str, work: Callable[[], Any]) -> Any:
-    """What the work gives, or a comparison that says why there is none: the others are not lost with it."""
+def _alone(task: Task) -> Comparison:
+    """Measured here, or a comparison that says why there is none: the others are not lost with it."""
     try:
-        return work()
+        return _compare(task, _steps(task))
     except Exception as error:
-        lines = str(error).splitlines()
-        return _missing(name, f"{type(error).__name__}: {lines[0][:300] if lines else ''}")
+        return _missing(task.name, first_line(error))
 
 
 def _missing(name: str, reason: str) -> Comparison:
@@ -100,79 +94,15 @@ def _missing(name: str, reason: str) -> Comparison:
     return comparison
 
 
-# -- several processes -------------------------------------------------------------------------------------------------
+# -- one variant, perhaps in a process of its own ----------------------------------------------------------------------
 
 
-def _side_by_side(tasks: list[Task], minutes: float | None) -> list[Comparison]:
-    """All compile at a time; then those of a GPU are measured one after the other, while the others rest."""
-    deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    workers = []
-    for task in tasks:
-        pipes[task.name], theirs = context.Pipe()
-        workers.append(context.Process(target=_worker, args=(task, theirs), daemon=True))
-        workers[-1].start()
-        theirs.close()
-    # Two thirds of the time at most for getting ready: who is late is left out, and the others are measured.
-    ready_by = deadline if minutes is None else deadline - 20 * minutes
-    found = _answers(pipes, ready_by)
-    ready = {name for name, failure in found.items() if failure is None}
-    queues: dict[str, list[str]] = {}
-    for task in tasks:
-        if task.name in ready:
-            queues.setdefault(task.device, []).append(task.name)
-        elif task.name not in found:
-            found[task.name] = _missing(task.name, "was not ready in time")
-    while any(queues.values()):
-        turn = {names.pop(0) for names in queues.values() if names}
-        for name in turn:
-            pipes[name].send("go")
-        found |= _answers({name: pipes[name] for name in turn}, deadline)
-    for worker in workers:
-        worker.kill()
-    return [found[task.name] or _missing(task.name, "was not measured in time") for task in tasks]
-
-
-def _answers(pipes: dict[str, Connection], deadline: float) -> dict[str, Any]:
-    """What the workers send next, of those that send before the deadline."""
-    waiting = {pipe: name for name, pipe in pipes.items()}
-    answers: dict[str, Any] = {}
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        for pipe in wait(list(waiting), timeout=min(left, 3600)):
-            assert isinstance(pipe, Connection)
-            name = waiting.pop(pipe)
-            try:
-                answers[name] = pipe.recv()
-            except EOFError:
-                answers[name] = _missing(name, "its process ended")
-    return answers
-
-
-def _worker(task: Task, pipe: Connection) -> None:
-    """Compile, say so, wait for the turn, measure."""
-    import torch
-
-    torch.set_num_threads(1)
-    if task.cuda:
-        torch.cuda.set_device(task.device)
-    steps: dict[str, Callable[[], None]] = {}
-
-    def prepare() -> None:
-        steps.update(_steps(task))
-        for step in steps.values():
-            step()
-
-    failure = _told(task.name, prepare)
-    if task.cuda:
-        torch.cuda.empty_cache()
-    pipe.send(failure)
-    if failure is None:
-        pipe.recv()
-        pipe.send(_told(task.name, partial(_compare, task, steps)))
-
-
-# -- one variant -------------------------------------------------------------------------------------------------------
+def _prepare(task: Task) -> dict[str, Callable[[], None]]:
+    """Steps that are compiled."""
+    steps = _steps(task)
+    for step in steps.values():
+        step()
+    return steps
 
 
 def _compare(task: Task, steps: dict[str, Callable[[], None]]) -> Comparison:
@@ -204,19 +134,6 @@ def _compare(task: Task, steps: dict[str, Callable[[], None]]) -> Comparison:
     return comparison
 
 
-def _model(name: str, device: str) -> Any:
-    """The variant; the network that a search derives in its place, before it has learnt anything."""
-    import torch
-
-    from astrozoo.factory import create_model
-
-    if not hasattr(registry.load_variant(name).family.model, "derive"):
-        return create_model(name, device=device)
-    torch.manual_seed(0)
-    model: Any = create_model(name)
-    return model.derive().to(device)
-
-
 def _inputs(model: Any, task: Task, device: str) -> dict[str, Any]:
     from astrozoo.batch import random_batch
 
@@ -229,12 +146,12 @@ def _steps(task: Task) -> dict[str, Callable[[], None]]:
     import torch
 
     torch.manual_seed(0)
-    ours = _model(task.name, task.device)
+    ours = network(task.name, task.device)
     steps = {task.name: _step(ours, _inputs(ours, task, task.device), task.device)}
-    for peer, network in _peers(task, ours.num_parameters()).items():
+    for peer, make in _peers(task, ours.num_parameters()).items():
         cells = task.grid if task.grid[0] > 1 else task.grid[1:]
         x = torch.randn(task.batch, VARS, *cells, device=task.device)
-        steps[peer] = _step(network().to(task.device), {"x": x}, task.device)
+        steps[peer] = _step(make().to(task.device), {"x": x}, task.device)
     return steps
 
 
@@ -300,7 +217,7 @@ def _flops(task: Task) -> int:
     """Of one forward pass of the whole batch, counted on the meta device."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = _model(task.name, "meta")
+    model = network(task.name, "meta")
     inputs = _inputs(model, task, "meta")
     with FlopCounterMode(display=False) as counter:
         model(**inputs)

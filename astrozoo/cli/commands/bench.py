@@ -25,6 +25,7 @@ BENCHMARKS = {
     "attention": "Attentions against kernels, naive attention and other libraries: speed, memory, error, cost.",
     "accel": "Array kernels against the libraries one would otherwise use.",
     "fields": "Every family of cubes on real fields, against baselines and other libraries.",
+    "compile": "torch.compile on every family: graph breaks, recompilations, speed-up, CUDA graphs.",
     "faults": "The trainer under random faults: kills, full disks, damaged files, NaN, dead workers.",
     "longrun": "A long run: speed, utilisation, memory, and kill -9 with resume against undisturbed runs.",
     "precision": "Every family in fp32, bf16 and fp16: losses within the spread of seeds, scaling, no NaN.",
