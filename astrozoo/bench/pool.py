@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
+from astrozoo.bench.side_by_side import devices, first_line
+
 __all__ = ["Done", "run_jobs"]
 
 
@@ -48,17 +50,18 @@ def run_jobs(
         minutes: No job is begun after this time; those that run then are waited for. None: no limit.
     """
     deadline = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
-    if processes <= 1 or len(jobs) <= 1:
+    places = devices(device, max(1, min(processes, len(jobs))))
+    if len(places) == 1:
         for job in jobs:
             if time.monotonic() >= deadline:
                 return
-            yield _done(function, job, _device(device, 0))
+            yield _done(function, job, places[0])
         return
-    yield from _spread(function, jobs, [_device(device, rank) for rank in range(min(processes, len(jobs)))], deadline)
+    yield from _spread(function, jobs, places, deadline)
 
 
 def _spread(
-    function: Callable[[Any, str], Any], jobs: Sequence[Any], devices: Sequence[str], deadline: float
+    function: Callable[[Any, str], Any], jobs: Sequence[Any], places: Sequence[str], deadline: float
 ) -> Iterator[Done]:
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     waiting = list(reversed(jobs))
@@ -82,7 +85,7 @@ def _spread(
             process.join()
 
     try:
-        for device in devices:
+        for device in places:
             if waiting and time.monotonic() < deadline:
                 begin(device)
         while working:
@@ -119,15 +122,4 @@ def _done(function: Callable[[Any, str], Any], job: Any, device: str) -> Done:
     try:
         return Done(job, function(job, device))
     except Exception as error:  # one job's failure is a result, and no reason to lose the others'
-        text = str(error).strip()
-        return Done(job, error=f"{type(error).__name__}: {text.splitlines()[0] if text else ''}")
-
-
-def _device(device: str, rank: int) -> str:
-    """Of a process: with `cuda`, the GPUs are shared out."""
-    if device != "cuda":
-        return device
-    import torch
-
-    count = torch.cuda.device_count()  # starts no CUDA context, which would take memory in a process that only waits
-    return f"cuda:{rank % count}" if count else device
+        return Done(job, error=first_line(error))
