@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         default="aot_eager",
-        help="of torch.compile while graphs are counted: aot_eager traces forward and backward, inductor generates "
-        "code as well, which takes longer (aot_eager)",
+        help="of torch.compile while graphs are counted: aot_eager traces forward and backward; inductor, with which "
+        "the trainer compiles, takes longer and may ask more of the batch, so that it counts more (aot_eager)",
     )
     parser.add_argument("--batch", type=int, help="samples of a timed step (2; cuda 8)")
     parser.add_argument(
