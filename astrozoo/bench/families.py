@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from astrozoo import registry
-from astrozoo.registry.names import SIZES
+from astrozoo.errors import ConfigError
+from astrozoo.registry.names import SIZES, suggest
 
-__all__ = ["network", "tiny_variants"]
+__all__ = ["chosen_variants", "network", "tiny_variants"]
 
 
 def tiny_variants(pattern: str = "*", *, domain: str | None = None) -> dict[str, str]:
@@ -28,6 +30,19 @@ def tiny_variants(pattern: str = "*", *, domain: str | None = None) -> dict[str,
         return size != "tiny", SIZES.index(size) if size in SIZES else len(SIZES)
 
     return {family: min(names, key=rank) for family, names in variants.items()}
+
+
+def chosen_variants(families: Sequence[str] | None) -> dict[str, str]:
+    """`tiny_variants` of the families asked for, in their order; of all where none is named.
+
+    Raises:
+        ConfigError: There is no such family.
+    """
+    known = tiny_variants()
+    for name in families or ():
+        if name not in known:
+            raise ConfigError(f"there is no family {name!r}.{suggest(name, known)} There are: {', '.join(known)}.")
+    return {name: known[name] for name in families or known}
 
 
 def network(name: str, device: str) -> Any:

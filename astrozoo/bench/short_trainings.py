@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from astrozoo.bench.families import tiny_variants
+from astrozoo.bench.families import chosen_variants
 from astrozoo.bench.pool import Done, run_jobs
 from astrozoo.errors import ConfigError, TrainingError
-from astrozoo.registry.names import suggest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,11 +87,7 @@ def chosen_families(args: argparse.Namespace) -> dict[str, str]:
     for name in ("steps", "batch"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} is {getattr(args, name)}, expected 1 or more.")
-    known = tiny_variants()
-    for name in args.families or ():
-        if name not in known:
-            raise ConfigError(f"there is no family {name!r}.{suggest(name, known)} There are: {', '.join(known)}.")
-    return {name: variant for name, variant in known.items() if not args.families or name in args.families}
+    return chosen_variants(args.families)
 
 
 def run_all(jobs: Sequence[Job], args: argparse.Namespace) -> Iterator[Done]:

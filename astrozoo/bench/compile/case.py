@@ -9,11 +9,10 @@ from typing import Any
 
 from astrozoo import registry
 from astrozoo.bench.compile.graphs import Graphs, count_graphs
-from astrozoo.bench.families import network, tiny_variants
+from astrozoo.bench.families import chosen_variants, network
 from astrozoo.bench.harness import Samples, measure
 from astrozoo.bench.side_by_side import devices, first_line
 from astrozoo.errors import ConfigError
-from astrozoo.registry.names import suggest
 
 __all__ = ["Case", "Finding", "cases", "measured", "prepare"]
 
@@ -108,15 +107,12 @@ def cases(args: argparse.Namespace) -> list[Case]:
 
 def _variants(families: list[str] | None, size: str) -> dict[str, str]:
     """The variant of each family: where all are asked for, those that have the size."""
-    tiny = tiny_variants()
-    for family in families or ():
-        if family not in tiny:
-            raise ConfigError(f"there is no family {family!r}.{suggest(family, tiny)} There are {', '.join(tiny)}.")
+    tiny = chosen_variants(families)
     if size == "tiny":
-        return {family: tiny[family] for family in families or tiny}
+        return tiny
     names = set(registry.list_models())
-    found = {family: f"{family}_{size}" for family in families or tiny if f"{family}_{size}" in names}
-    if missing := [family for family in families or () if family not in found]:
+    found = {family: f"{family}_{size}" for family in tiny if f"{family}_{size}" in names}
+    if families and (missing := [family for family in tiny if family not in found]):
         raise ConfigError(f"{', '.join(missing)} has no size {size!r}.")
     if not found:
         raise ConfigError(f"no family has a size {size!r}.")
