@@ -357,7 +357,7 @@ def report(comparisons: Sequence[Comparison], *, json_file: str | None = None, s
         environment = comparisons[0].environment
         console.print(", ".join(f"{key} {value}" for key, value in environment.items()), markup=False, soft_wrap=True)
     for comparison in comparisons:
-        console.print(comparison.table())
+        console.print(comparison.table() if comparison.samples else comparison.title)
         for note in comparison.notes:
             console.print(f"note: {note}", markup=False)
         for target in comparison.targets:

@@ -106,9 +106,10 @@ def devices(device: str, count: int) -> list[str]:
 
 
 def first_line(error: BaseException) -> str:
-    """Kind of the error, and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    """Kind of the error, and the first line of what it says; with the next, where that ends with a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((count for count, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
+    return ": ".join([type(error).__name__, " ".join(lines[:told])[:300]]) if lines else type(error).__name__
 
 
 class _Group:

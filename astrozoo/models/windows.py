@@ -76,7 +76,8 @@ class _Axis:
         place = torch.arange(cell.numel(), device=device).view_as(cell)
         brought = cell < place  # from the other end of the axis
         real = cell < self.cells
-        return (brought[:, :, None] == brought[:, None, :]) & real[:, None, :]
+        apart = brought[:, :, None] ^ brought[:, None, :]  # Inductor of PyTorch 2.11 has no == of booleans on a GPU
+        return ~apart & real[:, None, :]
 
 
 @dataclass(frozen=True)

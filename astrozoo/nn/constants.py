@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 __all__ = ["constant", "fixed"]
 
 Make = Callable[..., NDArray[np.float64]]
+Key = tuple[Make, tuple[Hashable, ...], torch.device, torch.dtype]
 
 
 def constant(make: Make, *arguments: Hashable, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -38,7 +39,7 @@ def constant(make: Make, *arguments: Hashable, like: Tensor, dtype: torch.dtype 
     dtype = torch.promote_types(like.dtype, torch.float32) if dtype is None else dtype
     if not torch.compiler.is_compiling() and (like.is_meta or isinstance(like, FakeTensor)):
         return like.new_empty(_array(make, arguments).shape, dtype=dtype)
-    return _constant(make, arguments, like.device, dtype)
+    return _READERS[_name((make, arguments, like.device, dtype))]()
 
 
 def fixed(size: int) -> int:
@@ -46,9 +47,29 @@ def fixed(size: int) -> int:
     return len(range(size))
 
 
+# PyTorch 2.11 takes constants for one where the functions that made them have one name: each table has a reader of its own.
+_SLOTS = 256
+_names: dict[Key, str] = {}
+_held: dict[str, Key] = {}
+
+
 @torch.compiler.assume_constant_result
-def _constant(make: Make, arguments: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    return _tensor(make, arguments, device, dtype)
+def _name(key: Key) -> str:
+    """Of the reader that gives this table: another table's only after `_SLOTS` others."""
+    name = _names.setdefault(key, f"table{len(_names) % _SLOTS}")
+    _held[name] = key
+    return name
+
+
+def _reader(name: str) -> Callable[[], Tensor]:
+    def read() -> Tensor:
+        return _tensor(*_held[name])
+
+    read.__code__ = read.__code__.replace(co_name=name)
+    return torch.compiler.assume_constant_result(read)
+
+
+_READERS = {name: _reader(name) for name in map("table{}".format, range(_SLOTS))}
 
 
 @lru_cache(maxsize=64)
