@@ -85,7 +85,7 @@ class Harmonics:
             fourier = constant(_fourier_back, self.lon, self.degrees, like=spectrum)
             legendre = constant(_legendre, self.rows, self.lat, self.degrees, False, like=spectrum)
             waves = torch.bmm(legendre, spectrum.flatten(2).to(fourier.dtype).transpose(0, 1))  # [order, lat, 2 * rest]
-            waves = waves.unflatten(2, (2, -1)).permute(1, 0, 2, 3).flatten(1, 2)  # [lat, order * 2, rest]
+            waves = waves.transpose(0, 1).reshape(self.lat, 2 * self.degrees, -1)  # [lat, order * 2, rest]
             return torch.matmul(fourier, waves).unflatten(2, spectrum.shape[3:])
 
 

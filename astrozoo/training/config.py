@@ -227,6 +227,8 @@ class TrainConfig:
         device: `auto`, `cpu`, `cuda`, ...
         precision: `fp32` (or `no`), `bf16`, `fp16`: of autocast. Weights keep their dtype.
         compile: Use `torch.compile`.
+        cuda_graphs: With `compile`, on one GPU: record the compiled step and replay it, where the host takes longer to
+            launch kernels than the GPU to run them. Each size of batch is recorded and keeps memory for itself.
         grad_checkpointing: Recompute activations in the backward pass.
         num_workers: Processes that load data.
         out: Folder of checkpoints, models and logs; None makes a new one under `runs/`.
@@ -243,6 +245,7 @@ class TrainConfig:
     device: str = "auto"
     precision: Literal["fp32", "no", "bf16", "fp16"] = "fp32"
     compile: bool = False
+    cuda_graphs: bool = False
     grad_checkpointing: bool = False
     num_workers: int = 0
     out: str | None = None

@@ -24,6 +24,7 @@ from astrozoo.module import ZooModel
 from astrozoo.processes import leave_process_group
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.device import usable_device
+from astrozoo.training.graphs import graphed
 from astrozoo.training.lifeline import Lifeline, connect
 from astrozoo.training.sharding import shard
 
@@ -191,7 +192,8 @@ def wrap(model: ZooModel, runtime: Runtime, config: TrainConfig) -> tuple[LossMo
     if runtime.strategy == "fsdp2":
         shard(loss, model, runtime.device, runtime.processes, config.distributed.wrap)
     if config.compile:
-        step = torch.compile(step)  # type: ignore[assignment]
+        graphs = graphed(config, runtime.device, runtime.processes)
+        step = torch.compile(step, mode="reduce-overhead" if graphs else None)  # type: ignore[assignment]
     if runtime.strategy == "ddp":
         if runtime.device.type == "cpu" or runtime.accelerator.distributed_type != "FSDP":
             step = runtime.accelerator.prepare_model(step)

@@ -25,6 +25,7 @@ from astrozoo.training import checkpoint as saved
 from astrozoo.training import state
 from astrozoo.training.config import ProfileConfig, TrainConfig
 from astrozoo.training.evaluation import score_model
+from astrozoo.training.graphs import Gradients, copied_out, graphed
 from astrozoo.training.loading import Batches
 from astrozoo.training.optim import Ema, build_optimizer, clip_gradients, learning_rate, local
 from astrozoo.training.order import DataOrder, SeededSamples
@@ -75,6 +76,9 @@ class Trainer:
         self.loss, self.forward = wrap(model, runtime, config)
         self.optimizer = build_optimizer(model, config.optim)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.graph_gradients = (
+            Gradients(self.parameters) if graphed(config, runtime.device, runtime.processes) else None
+        )
         self.ema = Ema(model, config.ema.decay) if config.ema.decay else None
         fp16 = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(runtime.device.type, init_scale=FIRST_SCALE) if fp16 else None
@@ -117,6 +121,8 @@ class Trainer:
             if self.runtime.strategy == "ddp":
                 # What DDP.no_sync() sets: gradients are averaged with the last micro-batch only.
                 setattr(self.forward, "require_backward_grad_sync", micro == len(seen) - 1)  # noqa: B010
+            if self.graph_gradients is not None:
+                torch.compiler.cudagraph_mark_step_begin()
             with span("forward"):
                 parts = self.forward(batch)
             loss = parts["loss"] if factors is None else _weighted(parts, factors)
@@ -133,7 +139,9 @@ class Trainer:
                 step_loss = step_loss + loss.detach()
             with span("backward"):
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-        self._parts = parts
+            if self.graph_gradients is not None:
+                self.graph_gradients.take()
+        self._parts = parts if self.graph_gradients is None else copied_out(parts)
         with span("update"):
             self._update(seen, step_loss)
         self.profiler.after()
@@ -159,7 +167,10 @@ class Trainer:
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        self.optimizer.zero_grad()
+        if self.graph_gradients is None:
+            self.optimizer.zero_grad()
+        else:
+            self.graph_gradients.clear()
         if self.ema is not None:
             self.ema.update(self.step)
         self._loss_sum = self._loss_sum + loss

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 import astrozoo
 from astrozoo import TrainConfig
@@ -91,6 +92,28 @@ def test_training_lowers_the_loss(model, data, tmp_path, precision, compiled):
     assert all(math.isfinite(loss) for loss in losses)
     assert losses[-1] < losses[0]
     assert result.steps == 60
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_graphs_give_what_launching_gives(data, tmp_path, precision):
+    losses = []
+    counters.clear()
+    for graphs in (False, True):
+        torch.manual_seed(0)
+        model = astrozoo.create_model("cube_unet_nano", device="cuda", **SMALL)
+        settings = {"precision": precision, "compile": True, "cuda_graphs": graphs, "accumulate": 2, "max_steps": 40}
+        astrozoo.train(model, data, config(tmp_path / str(graphs), **settings))
+        losses.append([row["loss"] for row in rows(tmp_path / str(graphs), "train")])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4 if precision == "fp32" else 1e-2)
+    assert losses[0][-1] < losses[0][0]
+    assert counters["inductor"]["cudagraph_skips"] == 0
+
+
+def test_a_recorded_step_is_launched_as_a_whole(model, data, tmp_path):
+    settings = {"compile": True, "cuda_graphs": True, "max_steps": 12, "profile": {"after": 8, "steps": 2}}
+    astrozoo.train(model, data, config(tmp_path, **settings))
+    trace = (tmp_path / "run" / "profile" / "trace.json").read_text()
+    assert trace.count('"cudaGraphLaunch"') >= 2 * 2  # forward and backward
 
 
 def test_checkpoint_of_the_gpu_continues_where_it_stopped(model, data, tmp_path):

@@ -138,7 +138,7 @@ def measure(plan: Plan, *, seed: int, compare_steps: int) -> Rows:
     comparison = Rows(
         f"{plan.steps} steps of {plan.variant}, batch {plan.batch_size}, {plan.device}",
         {row["run"]: Samples((row["seconds"],)) for row in rows},
-        describe_environment(["accelerate"]),
+        _environment(plan.device),
         rows=rows,
         cells=_cells,
     )
@@ -148,6 +148,12 @@ def measure(plan: Plan, *, seed: int, compare_steps: int) -> Rows:
     _hold_figures(comparison, first, plan)
     _hold_metrics(comparison, one, other, killed, exact=plan.device == "cpu")
     return comparison
+
+
+def _environment(device: str) -> dict[str, str | int]:
+    if device.startswith("cuda"):
+        import torch  # noqa: F401  the trainings are other processes: without it nobody here knows of a GPU
+    return describe_environment(["accelerate"])
 
 
 class _Conductor:
