@@ -47,7 +47,7 @@ def fixed(size: int) -> int:
     return len(range(size))
 
 
-# PyTorch 2.11 takes constants for one where the functions that made them have one name: each table has a reader of its own.
+# PyTorch 2.11 takes constants for one where the functions that made them have one name: a reader for each table.
 _SLOTS = 256
 _names: dict[Key, str] = {}
 _held: dict[str, Key] = {}
