@@ -21,6 +21,7 @@ class AttentionRequest(NamedTuple):
         queries, keys: Lengths, rounded up to a power of two; None under torch.compile, where they may vary.
         square: Whether there are as many queries as keys.
         single: Whether there is one query.
+        one_key: Whether there is one key.
         empty: Whether any length is zero.
         head_dim, v_head_dim: Width of a head of queries and keys, and of values.
         heads, kv_heads: Numbers of heads; None under torch.compile, where folding may leave them symbols.
@@ -40,6 +41,7 @@ class AttentionRequest(NamedTuple):
     keys: int | None
     square: bool
     single: bool
+    one_key: bool
     empty: bool
     head_dim: int
     v_head_dim: int
@@ -84,6 +86,7 @@ def describe(query: Tensor, key: Tensor, value: Tensor, terms: Terms, *, lse: bo
         keys=None if compiling else _bucket(keys),
         square=_decided(queries == keys),
         single=_decided(queries == 1),
+        one_key=_decided(keys == 1),
         empty=_decided(queries == 0 or keys == 0 or query.shape[0] == 0),
         head_dim=query.shape[3],
         v_head_dim=value.shape[3],

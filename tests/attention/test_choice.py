@@ -8,8 +8,10 @@ import torch
 import astrozoo
 from astrozoo.attention import attend, record_attention, use_backend
 from astrozoo.attention import choice as chosen
+from astrozoo.attention.backends.sdpa import SdpaBackend
 from astrozoo.attention.flash import flash
-from astrozoo.attention.request import AttentionRequest
+from astrozoo.attention.request import AttentionRequest, describe
+from astrozoo.attention.terms import Terms
 from astrozoo.errors import AttentionFallbackWarning, BackendRefused, ConfigError
 
 
@@ -18,9 +20,9 @@ def heads(**options):
 
 
 REQUEST = AttentionRequest(
-    device="cpu", dtype=torch.float32, queries=8, keys=8, square=True, single=False, empty=False, head_dim=16,
-    v_head_dim=16, heads=2, kv_heads=2, causal=False, window=None, mask="none", bias_grad=False, dropout=False,
-    grad=False, lse=False, deterministic=False, compiling=False,
+    device="cpu", dtype=torch.float32, queries=8, keys=8, square=True, single=False, one_key=False, empty=False,
+    head_dim=16, v_head_dim=16, heads=2, kv_heads=2, causal=False, window=None, mask="none", bias_grad=False,
+    dropout=False, grad=False, lse=False, deterministic=False, compiling=False,
 )  # fmt: skip
 
 
@@ -166,3 +168,17 @@ def test_one_compiled_graph_may_run_on_two_backends(monkeypatch):
     inputs = heads()
     compiled = torch.compile(both, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(*inputs), both(*inputs))
+
+
+def test_cudnn_is_left_out_where_there_is_one_key():
+    """PyTorch's cuDNN kernel takes no single key; a masked autoencoder of small fields sees no more than one patch."""
+    asked = REQUEST._replace(device="cuda:0", dtype=torch.bfloat16, queries=1, keys=1, single=True)
+    assert not SdpaBackend("CUDNN_ATTENTION").refusals(asked)
+    assert "no single key" in SdpaBackend("CUDNN_ATTENTION").refusals(asked._replace(one_key=True))[0]
+    assert not SdpaBackend().refusals(asked._replace(one_key=True))  # others take it
+
+
+@pytest.mark.parametrize("keys", [1, 2])
+def test_description_tells_of_a_single_key(keys):
+    query, key, value = torch.randn(1, 2, 3, 16), torch.randn(1, 2, keys, 16), torch.randn(1, 2, keys, 16)
+    assert describe(query, key, value, Terms(), lse=False).one_key == (keys == 1)

@@ -43,7 +43,7 @@ def measured(repository, tmp_path_factory):
     folder = tmp_path_factory.mktemp("longrun")
     plan = Plan.of(arguments(repository, "--steps", "20"), folder)
     plan = type(plan)(**{**vars(plan), "fresh": False})
-    return runs.measure(plan, seed=1, compare_steps=20), folder
+    return runs.measure(plan, seed=1, compare_steps=20, again=1), folder
 
 
 def test_a_killed_run_ends_as_the_others_bit_for_bit(measured):
@@ -82,7 +82,7 @@ def test_a_run_with_another_bit_is_seen(measured, tmp_path):
     weights = tmp_path / "other" / "last" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     comparison.targets.clear()
-    _hold_metrics(comparison, whole, whole, _Run("other", tmp_path / "other", result, 1.0, None), exact=True)
+    _hold_metrics(comparison, [whole, whole], _Run("other", tmp_path / "other", result, 1.0, None), exact=True)
     assert comparison.targets[-1].value == 1
     assert "other: last/model.safetensors differs" in comparison.notes
 
@@ -103,8 +103,27 @@ def test_on_a_gpu_the_spread_of_two_runs_is_the_measure(measured, tmp_path, fact
     comparison.targets.clear()
     one, other, killed = (run_of(tmp_path, name, by) for name, by in (("a", 1.0), ("b", 1.01), ("c", factor)))
     assert distance((one.out, one.result), (other.out, other.result)) == pytest.approx(0.01 / 1.01)
-    _hold_metrics(comparison, one, other, killed, exact=False)
+    _hold_metrics(comparison, [one, other], killed, exact=False)
     assert comparison.met is met
+
+
+@pytest.mark.parametrize(("factor", "met"), [(1.0009, True), (1.0011, False)])
+def test_runs_that_agree_by_chance_leave_room_for_rounding(measured, tmp_path, factor, met):
+    comparison, _ = measured
+    comparison.targets.clear()
+    one, other, killed = (run_of(tmp_path, name, by) for name, by in (("a", 1.0), ("b", 1.0), ("c", factor)))
+    _hold_metrics(comparison, [one, other], killed, exact=False)
+    assert comparison.met is met
+
+
+def test_the_spread_is_that_of_the_two_that_are_furthest_apart(measured, tmp_path):
+    comparison, _ = measured
+    comparison.targets.clear()
+    undisturbed = [run_of(tmp_path, name, by) for name, by in (("a", 1.0), ("b", 1.001), ("c", 1.02))]
+    _hold_metrics(comparison, undisturbed, run_of(tmp_path, "d", 0.98), exact=False)
+    (target,) = comparison.targets
+    assert target.limit == pytest.approx(1.5 * 100 * 0.02 / 1.02)
+    assert target.value == pytest.approx(2.0)
 
 
 def test_runs_that_logged_other_steps_are_not_near(tmp_path):

@@ -119,6 +119,17 @@ def test_rows_that_see_nothing_are_zero_with_finite_gradients():
         assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(out.sum(), inputs))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("queries", [1, 5])
+def test_a_single_key_finds_a_kernel(queries, dtype):
+    query = torch.randn(2, 4, queries, 32, device="cuda", dtype=dtype, requires_grad=True)
+    key, value = (torch.randn(2, 4, 1, 32, device="cuda", dtype=dtype, requires_grad=True) for _ in range(2))
+    out = attend(query, key, value).out
+    torch.testing.assert_close(out, value.expand_as(out))
+    out.sum().backward()
+    assert query.grad.count_nonzero() == 0  # all weight is on the only key, whatever the query
+
+
 def test_unmasked_attention_runs_fused_and_deterministic_training_repeats_its_bits():
     inputs = [torch.randn(2, 4, 512, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
     with record_attention() as log:

@@ -160,6 +160,8 @@ def _refuse_cudnn(request: AttentionRequest) -> str:
         return "its backward is not deterministic"
     if request.dropout:
         return "its dropout follows no generator of PyTorch's eager kernels"
+    if request.one_key:
+        return "it takes no single key"
     return _refuse_half_kernels(request, limit=256)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import random
 import signal
@@ -31,7 +32,10 @@ __all__ = ["Plan", "measure"]
 _ON_CPU = ("batch_size=16", "precision=fp32", "compile=false")
 _BETWEEN = (0.3, 0.9)  # of the steps, where the run is killed
 _LONG = 500  # steps from which the memory of the process is held to a limit
-_SLACK = 1.5  # of the distance of two undisturbed runs
+_SLACK = 1.5  # of the largest distance of two undisturbed runs
+_ROUNDING = (
+    0.1  # per cent: runs that are no further apart differ by their sums' order, a quarter of bfloat16's rounding
+)
 LIMITS = {"growth": 1.0, "host growth": 5.0, "utilization": 85.0, "samples": 100.0}
 
 
@@ -117,7 +121,7 @@ class _Run:
         }
 
 
-def measure(plan: Plan, *, seed: int, compare_steps: int) -> Rows:
+def measure(plan: Plan, *, seed: int, compare_steps: int, again: int) -> Rows:
     """All trainings and what they came to, held to what is promised.
 
     Raises:
@@ -130,11 +134,13 @@ def measure(plan: Plan, *, seed: int, compare_steps: int) -> Rows:
         conductor = _Conductor(plan, starter, deadline)
         first = conductor.undisturbed("undisturbed", plan.steps)
         one = first if compare_steps == plan.steps else conductor.undisturbed("undisturbed, short", compare_steps)
-        other = conductor.undisturbed("undisturbed again", compare_steps)
+        others = [
+            conductor.undisturbed(f"undisturbed again{f' {number}' if number > 1 else ''}", compare_steps)
+            for number in range(1, again + 1)
+        ]
         killed, note = conductor.killed("killed and resumed", compare_steps, random.Random(seed))
-    runs = list(dict.fromkeys(run.name for run in (first, one, other, killed)))
-    by_name = {run.name: run for run in (first, one, other, killed)}
-    rows = [by_name[name].row() for name in runs]
+    runs = {run.name: run for run in (first, one, *others, killed)}
+    rows = [run.row() for run in runs.values()]
     comparison = Rows(
         f"{plan.steps} steps of {plan.variant}, batch {plan.batch_size}, {plan.device}",
         {row["run"]: Samples((row["seconds"],)) for row in rows},
@@ -146,7 +152,7 @@ def measure(plan: Plan, *, seed: int, compare_steps: int) -> Rows:
     if compare_steps != plan.steps:
         comparison.notes.append(f"compared are runs of {compare_steps} steps")
     _hold_figures(comparison, first, plan)
-    _hold_metrics(comparison, one, other, killed, exact=plan.device == "cpu")
+    _hold_metrics(comparison, [one, *others], killed, exact=plan.device == "cpu")
     return comparison
 
 
@@ -217,18 +223,23 @@ def _hold_figures(comparison: Rows, run: _Run, plan: Plan) -> None:
         comparison.target("utilisation of the GPU", busy, at_least=LIMITS["utilization"], unit=" %")
 
 
-def _hold_metrics(comparison: Rows, one: _Run, other: _Run, killed: _Run, *, exact: bool) -> None:
+def _hold_metrics(comparison: Rows, undisturbed: list[_Run], killed: _Run, *, exact: bool) -> None:
     if exact:
+        one = undisturbed[0]
         reference = Reference(one.out, one.out, one.result, exact=True)
-        different = {run.name: reference.final(run.out, run.result) for run in (other, killed)}
+        different = {run.name: reference.final(run.out, run.result) for run in (*undisturbed[1:], killed)}
         comparison.target("number of runs that differ in a bit", sum(map(bool, different.values())), at_most=0, unit="")
         comparison.notes += [f"{name}: {difference}" for name, difference in different.items() if difference]
         return
-    spread = distance((one.out, one.result), (other.out, other.result))
-    near = min(distance((run.out, run.result), (killed.out, killed.result)) for run in (one, other))
-    label = "distance of the resumed run from the nearer undisturbed one"
-    comparison.target(label, 100 * near, at_most=_SLACK * 100 * spread, unit=" %")
-    comparison.notes.append(f"distance of the two undisturbed runs: {100 * spread:.4g} %")
+
+    def apart(run: _Run, other: _Run) -> float:
+        return 100 * distance((run.out, run.result), (other.out, other.result))
+
+    spread = [apart(run, other) for run, other in itertools.combinations(undisturbed, 2)]
+    near = min(apart(run, killed) for run in undisturbed)
+    label = "distance of the resumed run from the nearest undisturbed one"
+    comparison.target(label, near, at_most=max(_SLACK * max(spread), _ROUNDING), unit=" %")
+    comparison.notes.append(f"distances of the undisturbed runs: {', '.join(f'{value:.4g} %' for value in spread)}")
 
 
 def _cells(row: Any) -> dict[str, str]:
