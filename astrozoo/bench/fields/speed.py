@@ -186,11 +186,11 @@ def _step(model: Any, inputs: dict[str, Any], device: str, *, compiled: bool = T
     call = torch.compile(model) if compiled else model
 
     def train() -> None:
-        model.zero_grad(set_to_none=True)
         with torch.autocast(kind, dtype=torch.bfloat16):
             outputs = call(**inputs) if hasattr(model, "spec") else call(inputs["x"])
         first = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
         first.float().square().mean().backward()
+        model.zero_grad(set_to_none=True)  # nobody else's turn begins with these gradients in memory
 
     return train
 
