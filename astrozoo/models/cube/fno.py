@@ -266,8 +266,8 @@ cube_fno_tiny = FAMILY.variant("tiny", "Fields of one simulation, or a first run
 cube_fno_small = FAMILY.variant(
     "small", "An ensemble of simulations, or daily fields, on one GPU.", width=128, modes=(6, 32, 32)
 )
-# Factorised weights are few, so that tens of millions take features by the hundred, on every cell of the grid. Decomposed
-# ones hold as many with a fraction of the features: of time and memory.
+# Factorised weights are few: tens of millions of them take hundreds of features on every cell of the grid.
+# Decomposed ones are as many with a fraction of the features, and so of time and memory.
 cube_fno_base = FAMILY.variant(
     "base",
     "Decades of reanalysis at 1 to 2 degrees.",
