@@ -193,7 +193,7 @@ class Comparison:
         table.add_column("", no_wrap=True)
         for header in ("median", "quartiles", "min to max", "rounds", *(["peak memory"] if memory else [])):
             table.add_column(header, justify="right")
-        first = next(iter(self.samples))
+        first = next(iter(self.samples), "nothing, as none was measured")
         table.add_column(f"time over {first}", justify="right")
         for name, samples in self.samples.items():
             low, high = samples.quartiles()
@@ -357,7 +357,7 @@ def report(comparisons: Sequence[Comparison], *, json_file: str | None = None, s
         environment = comparisons[0].environment
         console.print(", ".join(f"{key} {value}" for key, value in environment.items()), markup=False, soft_wrap=True)
     for comparison in comparisons:
-        console.print(comparison.table() if comparison.samples else comparison.title)
+        console.print(comparison.table())
         for note in comparison.notes:
             console.print(f"note: {note}", markup=False)
         for target in comparison.targets:

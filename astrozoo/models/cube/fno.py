@@ -245,6 +245,7 @@ FAMILY = Family(
         "width": 16,
         "depth": 2,
         "modes": (2, 4, 4),
+        "rank": (8, 3, 3),
         "head_width": 16,
         "position_waves": 2,
         "condition_width": 8,
