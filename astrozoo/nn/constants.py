@@ -39,7 +39,8 @@ def constant(make: Make, *arguments: Hashable, like: Tensor, dtype: torch.dtype 
     dtype = torch.promote_types(like.dtype, torch.float32) if dtype is None else dtype
     if not torch.compiler.is_compiling() and (like.is_meta or isinstance(like, FakeTensor)):
         return like.new_empty(_array(make, arguments).shape, dtype=dtype)
-    return _READERS[_name((make, arguments, like.device, dtype))]()
+    key = make, arguments, like.device, dtype
+    return _READERS[_name(key)](*key)
 
 
 def fixed(size: int) -> int:
@@ -50,20 +51,17 @@ def fixed(size: int) -> int:
 # PyTorch 2.11 takes constants for one where the functions that made them have one name: a reader for each table.
 _SLOTS = 256
 _names: dict[Key, str] = {}
-_held: dict[str, Key] = {}
 
 
 @torch.compiler.assume_constant_result
 def _name(key: Key) -> str:
     """Of the reader that gives this table: another table's only after `_SLOTS` others."""
-    name = _names.setdefault(key, f"table{len(_names) % _SLOTS}")
-    _held[name] = key
-    return name
+    return _names.setdefault(key, f"table{len(_names) % _SLOTS}")
 
 
-def _reader(name: str) -> Callable[[], Tensor]:
-    def read() -> Tensor:
-        return _tensor(*_held[name])
+def _reader(name: str) -> Callable[..., Tensor]:
+    def read(make: Make, arguments: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+        return _tensor(make, arguments, device, dtype)
 
     read.__code__ = read.__code__.replace(co_name=name)
     return torch.compiler.assume_constant_result(read)

@@ -24,7 +24,6 @@ from astrozoo.module import ZooModel
 from astrozoo.processes import leave_process_group
 from astrozoo.training.config import TrainConfig
 from astrozoo.training.device import usable_device
-from astrozoo.training.graphs import graphed
 from astrozoo.training.lifeline import Lifeline, connect
 from astrozoo.training.sharding import shard
 
@@ -179,8 +178,10 @@ def _connected(runtime: Runtime) -> Lifeline | None:
     return line
 
 
-def wrap(model: ZooModel, runtime: Runtime, config: TrainConfig) -> tuple[LossModule, nn.Module]:
-    """The loss module, and what to call in a training step: compiled, in DDP, or sharded in place.
+def wrap(
+    model: ZooModel, runtime: Runtime, config: TrainConfig, *, recorded: bool = False
+) -> tuple[LossModule, nn.Module]:
+    """The loss module, and what to call in a training step: compiled (and `recorded`), in DDP, or sharded in place.
 
     The model moves to the device. Call it before the optimiser is built, which must see sharded parameters.
     """
@@ -192,8 +193,7 @@ def wrap(model: ZooModel, runtime: Runtime, config: TrainConfig) -> tuple[LossMo
     if runtime.strategy == "fsdp2":
         shard(loss, model, runtime.device, runtime.processes, config.distributed.wrap)
     if config.compile:
-        graphs = graphed(config, runtime.device, runtime.processes)
-        step = torch.compile(step, mode="reduce-overhead" if graphs else None)  # type: ignore[assignment]
+        step = torch.compile(step, mode="reduce-overhead" if recorded else None)  # type: ignore[assignment]
     if runtime.strategy == "ddp":
         if runtime.device.type == "cpu" or runtime.accelerator.distributed_type != "FSDP":
             step = runtime.accelerator.prepare_model(step)

@@ -73,12 +73,11 @@ class Trainer:
         )
         limits = [config.max_steps, config.epochs and config.epochs * self.order.steps]
         self.steps = min((limit for limit in limits if limit), default=10 * self.order.steps)
-        self.loss, self.forward = wrap(model, runtime, config)
+        recorded = graphed(config, runtime.device, runtime.processes)
+        self.loss, self.forward = wrap(model, runtime, config, recorded=recorded)
         self.optimizer = build_optimizer(model, config.optim)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.graph_gradients = (
-            Gradients(self.parameters) if graphed(config, runtime.device, runtime.processes) else None
-        )
+        self.graph_gradients = Gradients(self.parameters) if recorded else None
         self.ema = Ema(model, config.ema.decay) if config.ema.decay else None
         fp16 = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(runtime.device.type, init_scale=FIRST_SCALE) if fp16 else None
